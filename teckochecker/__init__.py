@@ -1,0 +1,3 @@
+"""TeckoChecker waits for work that runs elsewhere, and triggers what must come next."""
+
+__version__ = "1.0.0"

@@ -1,0 +1,278 @@
+"""Every change of a job, as a function of what is and what happened.
+
+Nothing here reads a clock, draws a random number or writes: `now` and `jitter` (0 to 1) are
+values, and the answer is the new state with the log entries and deliveries that belong to it.
+The store applies each answer in one transaction, so a job can't be half changed.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from teckochecker.domain import (
+    ENDED,
+    TERMINAL,
+    Entry,
+    Event,
+    Finding,
+    Job,
+    JobDraft,
+    Phase,
+    SecretOpened,
+    Status,
+    Value,
+    Verdict,
+    replace,
+)
+from teckochecker.errors import Fault, WrongState
+
+MAX_BACKOFF_S: Final = 3600
+MAX_NAP_S: Final = 30.0  # a lost wake-up or a stepped clock heals itself within this
+STRIKES: Final = 3  # faults in a row that no waiting will heal, until the job is paused
+_SOURCE_SECRETS: Final = frozenset({"openai_secret", "openai_secret_id"})
+PERMANENT: Final = frozenset({Fault.CREDENTIALS, Fault.NOT_FOUND})
+
+
+class Change(Value, frozen=True, kw_only=True):
+    """What became of a job: its new state, log entries, and an event to deliver to its actions."""
+
+    job: Job
+    entries: tuple[Entry, ...] = ()
+    event: Event | None = None
+    deliver_now: bool = False
+    hold_until: datetime | None = None  # of every job that uses the same secrets
+
+
+def phase(job: Job, *, checking: bool) -> Phase | None:
+    """What an active job is doing; None for any other."""
+    if job.status is not Status.ACTIVE:
+        return None
+    if job.delivering:
+        return Phase.DELIVERING
+    if checking:
+        return Phase.CHECKING
+    return Phase.AWAITING_SCRIPT if job.next_check_at is None else Phase.POLLING
+
+
+def nap_s(next_due: datetime | None, now: datetime) -> float:
+    """How long the scheduler may sleep: until the next due time, never longer than 30 s."""
+    if next_due is None:
+        return MAX_NAP_S
+    return min(MAX_NAP_S, max(0.0, (next_due - now).total_seconds()))
+
+
+def next_check(job: Job, finding: Finding, now: datetime, jitter: float) -> datetime:
+    """The due time after a check that didn't end the job: never earlier than its interval."""
+    wait_s: float = job.interval_s
+    if finding.verdict is Verdict.ERROR and finding.fault not in PERMANENT:
+        backoff_s = job.interval_s * 2.0 ** min(job.errors, 20)
+        wait_s = max(wait_s, min(MAX_BACKOFF_S, backoff_s))
+    if finding.fault is Fault.QUOTA:
+        wait_s = max(wait_s, MAX_BACKOFF_S)
+    wait_s = max(wait_s, finding.retry_after_s or 0.0)
+    return now + timedelta(seconds=wait_s + jitter * min(1.0, job.interval_s / 100))
+
+
+def held(due: datetime, held_until: datetime | None, jitter: float) -> datetime:
+    """`due`, but not before a service wants to hear from this account again."""
+    if held_until is None or due >= held_until:
+        return due
+    return held_until + timedelta(seconds=2.0 * jitter)
+
+
+def checked(
+    job: Job,
+    finding: Finding,
+    *,
+    revision: int,
+    event_id: str,
+    duration_ms: int,
+    opened: tuple[SecretOpened, ...],
+    held_until: datetime | None,
+    now: datetime,
+    jitter: float,
+) -> Change:
+    """A check of the source as it was at `revision` has come to an end."""
+    entries = _findings_entries(finding, duration_ms, opened)
+    if revision != job.revision or job.status in ENDED or job.delivering:
+        return Change(job=job, entries=_annotated(entries, "stale, the job changed meanwhile"))
+    known = replace(
+        job,
+        last_check_at=now,
+        last_verdict=finding.verdict,
+        last_data=job.last_data if finding.data is None else finding.data,
+        check_count=job.check_count + 1,
+    )
+    if job.status is Status.PAUSED:
+        paused_now = replace(known, last_verdict=job.last_verdict, last_data=job.last_data)
+        return Change(
+            job=paused_now, entries=_annotated(entries, "not acted on, the job is paused")
+        )
+    if finding.verdict in TERMINAL:
+        return _ended(known, finding, entries, event_id, duration_ms, now)
+    return _polling_on(known, finding, entries, held_until, now, jitter)
+
+
+def paused(job: Job, now: datetime) -> Change:
+    if job.status is Status.PAUSED:
+        return Change(job=job)
+    _refuse_ended(job, "paused")
+    changed = replace(job, status=Status.PAUSED, status_reason="paused by hand")
+    return Change(job=changed, entries=(Entry(status="paused", message="Paused by hand."),))
+
+
+def resumed(job: Job, held_until: datetime | None, now: datetime) -> Change:
+    if job.status is Status.ACTIVE:
+        return Change(job=job)
+    _refuse_ended(job, "resumed")
+    changed = replace(job, status=Status.ACTIVE, status_reason=None, errors=0, strikes=0)
+    if not job.delivering:
+        changed = replace(changed, next_check_at=held(now, held_until, 0.0))
+    return Change(job=changed, entries=(Entry(status="resumed", message="Resumed by hand."),))
+
+
+def triggered(job: Job, held_until: datetime | None, now: datetime) -> Change:
+    """Check now: overrules backoff, but not a time that the service asked us to wait."""
+    if job.status is Status.PAUSED:
+        raise WrongState(f"Job {job.name!r} is paused: resume it, which checks it at once.")
+    _refuse_ended(job, "triggered")
+    if job.delivering:
+        entry = Entry(status="triggered", message="Delivery asked for by hand.")
+        return Change(job=job, entries=(entry,), deliver_now=True)
+    if job.next_check_at is None:
+        raise WrongState(f"Job {job.name!r} waits for its script: upload it, which checks at once.")
+    due = held(now, held_until, 0.0)
+    message = "Check asked for by hand."
+    if due > now:
+        message += f" The service asked us to wait until {due:%Y-%m-%d %H:%M:%S} UTC."
+    entry = Entry(status="triggered", message=message)
+    return Change(job=replace(job, next_check_at=due), entries=(entry,))
+
+
+def edited(
+    job: Job, draft: JobDraft, given: frozenset[str], action_fields: frozenset[str], now: datetime
+) -> Change:
+    """The job as changed by a PUT of the fields `given`."""
+    if job.status in ENDED or job.delivering:
+        late = sorted(given - action_fields - {"name"})
+        if late:
+            state = job.status.value if job.status in ENDED else "delivering"
+            raise WrongState(
+                f"Job {job.name!r} is {state}: only its name and its actions can be changed, "
+                f"not {', '.join(late)}. Create a new job to check something else."
+            )
+    changed = replace(
+        job,
+        name=draft.name,
+        interval_s=draft.interval_s,
+        trigger_on=draft.trigger_on,
+        source=draft.source,
+        actions=draft.actions,
+    )
+    if draft.source != job.source or given & _SOURCE_SECRETS:
+        changed = replace(changed, revision=job.revision + 1, errors=0, strikes=0)
+    if draft.source != job.source:
+        changed = replace(changed, last_data=None)
+    if job.status is Status.ACTIVE and not job.delivering and job.next_check_at is not None:
+        due = now if changed.revision != job.revision else _rescheduled(job, draft, now)
+        changed = replace(changed, next_check_at=due)
+    names = ", ".join(sorted(given)) or "nothing"
+    return Change(job=changed, entries=(Entry(status="changed", message=f"Changed: {names}."),))
+
+
+def _refuse_ended(job: Job, verb: str) -> None:
+    if job.status in ENDED:
+        raise WrongState(
+            f"Job {job.name!r} is {job.status} and can't be {verb}: create a new job, "
+            f"or redeliver one of its deliveries."
+        )
+
+
+def _findings_entries(
+    finding: Finding, duration_ms: int, opened: tuple[SecretOpened, ...]
+) -> tuple[Entry, ...]:
+    entry = Entry(
+        status=finding.verdict.lower(),
+        message=finding.message,
+        duration_ms=duration_ms,
+        detail=finding.detail,
+        opened=opened,
+    )
+    return (entry, *(Entry(status="warning", message=text) for text in finding.warnings))
+
+
+def _annotated(entries: tuple[Entry, ...], why: str) -> tuple[Entry, ...]:
+    first = entries[0]
+    return (replace(first, message=f"{first.message} ({why})"), *entries[1:])
+
+
+def _ended(
+    job: Job,
+    finding: Finding,
+    entries: tuple[Entry, ...],
+    event_id: str,
+    duration_ms: int,
+    now: datetime,
+) -> Change:
+    known = replace(job, errors=0, strikes=0, next_check_at=None)
+    if job.actions and job.trigger_on.covers(finding.verdict):
+        event = Event(
+            id=event_id,
+            job_id=job.id,
+            job_name=job.name,
+            verdict=finding.verdict,
+            message=finding.message,
+            data=known.last_data or {},
+            occurred_at=now,
+            execution_time_ms=duration_ms,
+        )
+        return Change(job=replace(known, event_id=event_id), entries=entries, event=event)
+    status = Status.COMPLETED if finding.verdict is Verdict.SUCCESS else Status.FAILED
+    reason = None if status is Status.COMPLETED else finding.message
+    ended = replace(known, status=status, status_reason=reason, completed_at=now)
+    return Change(job=ended, entries=(*entries, *end_entry(job, ended)))
+
+
+def _polling_on(
+    job: Job,
+    finding: Finding,
+    entries: tuple[Entry, ...],
+    held_until: datetime | None,
+    now: datetime,
+    jitter: float,
+) -> Change:
+    due = held(next_check(job, finding, now, jitter), held_until, jitter)
+    error = finding.verdict is Verdict.ERROR
+    strikes = job.strikes + 1 if error and finding.fault in PERMANENT else 0
+    changed = replace(
+        job, next_check_at=due, errors=job.errors + 1 if error else 0, strikes=strikes
+    )
+    hold = (
+        now + timedelta(seconds=finding.retry_after_s)
+        if finding.fault is Fault.RATE_LIMITED and finding.retry_after_s
+        else None
+    )
+    if strikes < STRIKES:
+        return Change(job=changed, entries=entries, hold_until=hold)
+    reason = f"{finding.message} ({STRIKES} times in a row; mend it, then resume the job)"
+    stopped = replace(changed, status=Status.PAUSED, status_reason=reason)
+    entry = Entry(status="paused", message=f"Paused: {reason}")
+    return Change(job=stopped, entries=(*entries, entry), hold_until=hold)
+
+
+def _rescheduled(job: Job, draft: JobDraft, now: datetime) -> datetime:
+    """A changed interval counts from the last check on; an unchanged one changes nothing."""
+    due = job.next_check_at or now
+    if draft.interval_s == job.interval_s or job.last_check_at is None:
+        return due
+    return max(now, job.last_check_at + timedelta(seconds=draft.interval_s))
+
+
+def end_entry(before: Job, after: Job) -> tuple[Entry, ...]:
+    if after.status is before.status or after.status not in ENDED:
+        return ()
+    message = f"Job {after.status}."
+    if after.status_reason:
+        message = f"Job {after.status}: {after.status_reason}"
+    return (Entry(status=after.status, message=message),)

@@ -1,0 +1,428 @@
+"""The engine: finds what is due, checks it, delivers it, and records what came of it.
+
+One task per job in flight. A due job is started as soon as its lane has a free token and its
+origin hasn't taken its share, so a check that hangs delays nobody else. What a step learnt is
+written whatever happens; what it couldn't write is found again at the next start.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+import uuid
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final, Generic, TypeVar
+
+import structlog
+import trio
+
+from teckochecker import lifecycle, outbox
+from teckochecker.actions import DeliveryContext
+from teckochecker.app import App
+from teckochecker.domain import (
+    MAX_ANSWER_BYTES,
+    DeliveryId,
+    Finding,
+    JobId,
+    NotFoundYet,
+    Receipt,
+    Secret,
+    SecretOpened,
+    Sent,
+    Undecided,
+    Verdict,
+    replace,
+)
+from teckochecker.errors import (
+    Fault,
+    JobNotFound,
+    OutsideError,
+    StoreBusy,
+    StoreFull,
+    VaultError,
+)
+from teckochecker.lanes import Lane, checkpoint
+from teckochecker.outbox import DeliveryChange
+from teckochecker.sources import CheckContext
+from teckochecker.store import Busy, CheckWork, DeliveryDue, DeliveryWork, SealedRole
+
+log = structlog.stdlib.get_logger(__name__)
+T = TypeVar("T")
+K = TypeVar("K", JobId, DeliveryId)
+
+STORE_PAUSE_S: Final = 2.0  # between two tries while the disk is full
+_MS: Final = timedelta(milliseconds=1)
+
+
+async def run(app: App, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    """Run until `app.stop`; then give the work in flight `drain_s` to end."""
+    await app.lanes.run(Lane.STORE, partial(_recover, app, app.now()))
+    async with trio.open_nursery() as steps:
+        task_status.started()
+        while not app.stop.is_set():
+            nap_s = await _pass(app, steps)
+            await app.wake.nap(app.now(), nap_s)
+        log.info("scheduler.draining", in_flight=len(app.pulse.jobs) + len(app.pulse.deliveries))
+        steps.cancel_scope.deadline = trio.current_time() + app.settings.drain_s
+
+
+def _recover(app: App, now: datetime) -> None:
+    in_doubt = app.store.deliveries.recover(now)
+    overdue = app.store.agenda.spread_overdue(now)
+    log.info("scheduler.started", overdue_jobs=overdue, deliveries_in_doubt=in_doubt)
+
+
+async def _pass(app: App, steps: trio.Nursery) -> float:
+    """Start what is due; how long to sleep until the next look, in seconds."""
+    begun, now = time.perf_counter(), app.now()
+    checks = Slots(app, Lane.NETWORK, app.pulse.jobs)
+    deliveries = Slots(app, Lane.DELIVERY, app.pulse.deliveries)
+    look = partial(app.store.agenda.due, now, checks.busy(), deliveries.busy())
+    try:
+        agenda = await app.lanes.run(Lane.READ, look)
+    except (StoreFull, StoreBusy) as error:
+        _store_failed(app, error)
+        return STORE_PAUSE_S
+    if app.pulse.store_trouble:  # nothing new while results can't be written
+        return STORE_PAUSE_S
+    for work in agenda.checks:
+        if checks.take(work.job.id, work.job.source.origin):
+            steps.start_soon(_check_step, app, work)
+    for due in agenda.deliveries:
+        if deliveries.take(due.id, due.origin):
+            steps.start_soon(_delivery_step, app, due)
+    app.pulse.last_pass_at = now
+    app.metrics.scheduler_pass.observe(time.perf_counter() - begun)
+    if checks.refused or deliveries.refused:
+        return 0.0  # look again, past the origins that have their share now
+    return lifecycle.nap_s(agenda.next_due, app.now())
+
+
+class Slots(Generic[K]):
+    """Who may start in one lane during one pass: free tokens, and each origin's share."""
+
+    def __init__(self, app: App, lane: Lane, running: dict[K, str]) -> None:
+        self._running: dict[K, str] = running
+        self._share = app.lanes.share(lane)
+        self._free = app.lanes.size(lane) - max(len(running), app.lanes.borrowed(lane))
+        started = Counter(running.values())
+        living = Counter(app.lanes.borrowed_by_origin(lane))
+        self._taken = started | living  # of each origin the larger: abandoned threads count
+        self.refused = 0
+
+    def busy(self) -> Busy:
+        full = [origin for origin, count in self._taken.items() if self._has_share(origin, count)]
+        return Busy(ids=frozenset(self._running), full_origins=full, free=self._free)
+
+    def take(self, id_: K, origin: str) -> bool:
+        """Mark it running; False when its origin has its share already."""
+        if self._has_share(origin, self._taken[origin]):
+            self.refused += 1
+            return False
+        self._taken[origin] += 1
+        self._running[id_] = origin
+        return True
+
+    def _has_share(self, origin: str, count: int) -> bool:
+        return bool(origin) and count >= self._share
+
+
+async def _check_step(app: App, work: CheckWork) -> None:
+    try:
+        await _check(app, work)
+    except JobNotFound:
+        log.info("check.dropped", job_id=work.job.id, reason="the job was deleted meanwhile")
+    finally:
+        _release(app, app.pulse.jobs, work.job.id, Lane.NETWORK)
+
+
+async def _check(app: App, work: CheckWork) -> None:
+    job = work.job
+    source = app.sources[job.source.kind]
+    secrets = _of_roles(work.secrets, source.secret_roles)
+    started: list[datetime] = []
+
+    def ask() -> Finding:
+        now = app.now()
+        started.append(now)
+        context = CheckContext(
+            now=now,
+            secrets=_opened(app, secrets, now),
+            pool_key=_pool_key(secrets),
+            previous=job.last_data,
+            checkpoint=checkpoint,
+        )
+        return source.check(job.source.doc, context)
+
+    timeout_s = source.timeout_s(job.source.doc, job.last_data)
+    outcome = await _outside(app, Lane.NETWORK, ask, timeout_s, job.source.origin)
+    now = app.now()
+    started_at = started[0] if started else now
+    finding = _masked_finding(app, outcome)
+    decide = partial(
+        lifecycle.checked,
+        finding=finding,
+        revision=job.revision,
+        event_id=f"evt_{uuid.uuid4().hex}",
+        duration_ms=(now - started_at) // _MS,
+        opened=_audit(secrets),
+        now=now,
+        jitter=app.jitter(),
+    )
+    write = partial(
+        app.store.jobs.step, job.id, lambda found, held: decide(found, held_until=held), now
+    )
+    change = await _recorded(app, write)
+    _observe_check(app, work, finding, started_at, now)
+    if change.event:
+        app.wake.poke()
+    app.wake.by(change.job.next_check_at)
+
+
+async def _delivery_step(app: App, due: DeliveryDue) -> None:
+    try:
+        if due.follow_up:
+            await _follow_up(app, due)
+        else:
+            await _deliver(app, due)
+    finally:
+        _release(app, app.pulse.deliveries, due.id, Lane.DELIVERY)
+
+
+async def _deliver(app: App, due: DeliveryDue) -> None:
+    started_at = app.now()
+    work = await _recorded(app, partial(app.store.deliveries.begin, due.id, started_at))
+    if work is None:
+        return
+    action = app.actions[work.action.kind]
+    secrets = _of_roles(work.secrets, action.secret_roles)
+
+    def send() -> Sent | NotFoundYet | Undecided:
+        return action.deliver(work.action.doc, work.delivery.event, _context(app, work, secrets))
+
+    outcome = await _outside(app, Lane.DELIVERY, send, action.timeout_s, due.origin)
+    now = app.now()
+    decide = partial(
+        outbox.attempted,
+        outcome=_masked_outcome(app, outcome),
+        started_at=started_at,
+        duration_ms=(now - started_at) // _MS,
+        waits_s=app.waits_s,
+        opened=_audit(secrets),
+        now=now,
+        jitter=app.jitter(),
+    )
+    write = partial(
+        app.store.deliveries.finish,
+        due.id,
+        lambda found, job, others: decide(found, job, others=others),
+        now,
+    )
+    change = await _recorded(app, write)
+    if change is None:
+        log.info("delivery.dropped", delivery_id=due.id, reason="the job was deleted meanwhile")
+        return
+    _observe_attempt(app, change)
+    app.wake.by(change.delivery.next_attempt_at)
+    app.wake.by(change.delivery.follow_up_at)
+
+
+async def _follow_up(app: App, due: DeliveryDue) -> None:
+    work = await app.lanes.run(Lane.READ, partial(app.store.deliveries.following, due.id))
+    if work is None or work.delivery.receipt is None:
+        return
+    action, receipt = app.actions[work.action.kind], work.delivery.receipt
+    secrets = _of_roles(work.secrets, action.secret_roles)
+
+    def ask() -> Receipt:
+        return action.follow_up(work.action.doc, receipt, _context(app, work, secrets))
+
+    outcome = await _outside(app, Lane.DELIVERY, ask, action.timeout_s, due.origin)
+    now = app.now()
+    news = _masked_outcome(app, outcome)
+    write = partial(
+        app.store.deliveries.finish,
+        due.id,
+        lambda found, job, _others: outbox.followed(found, job, news, now),
+        now,
+    )
+    change = await _recorded(app, write)
+    if change is not None:
+        _observe_follow_up(app, change)
+        app.wake.by(change.delivery.follow_up_at)
+
+
+async def _outside(
+    app: App, lane: Lane, call: Callable[[], T], timeout_s: float, origin: str
+) -> T | OutsideError:
+    """`call()` in its lane; whatever it raises is an OutsideError, our own faults too."""
+    try:
+        return await app.lanes.run(lane, call, timeout_s=timeout_s, origin=origin)
+    except OutsideError as error:
+        return error
+    except trio.TooSlowError:
+        message = f"No answer within {timeout_s:.0f} s."
+        return OutsideError(message, Fault.TRANSIENT, maybe_done=True)
+    except VaultError as error:
+        return OutsideError(str(error), Fault.CREDENTIALS)
+    except Exception as error:
+        log.exception("step.failed", lane=lane.value, origin=origin)
+        return OutsideError(
+            f"{type(error).__name__}: {error} (a fault of this program: please report it)",
+            Fault.INTERNAL,
+            answer=traceback.format_exc()[-4000:],
+            maybe_done=True,
+        )
+
+
+async def _recorded(app: App, write: Callable[[], T]) -> T:
+    """`write()`, tried until the disk takes it: what has happened must not be forgotten."""
+    while True:
+        try:
+            with trio.CancelScope(shield=True):
+                written = await app.lanes.run(Lane.STORE, write)
+        except (StoreFull, StoreBusy) as error:
+            _store_failed(app, error)
+            await trio.sleep(STORE_PAUSE_S)
+        else:
+            app.pulse.store_trouble = None
+            return written
+
+
+def _store_failed(app: App, error: StoreFull | StoreBusy) -> None:
+    if app.pulse.store_trouble is None:
+        log.error("store.unwritable", reason=str(error))
+    app.pulse.store_trouble = str(error)
+
+
+def _release(app: App, running: dict[K, str], id_: K, lane: Lane) -> None:
+    """Make room; if others may be waiting for it, look at once."""
+    crowded = len(running) >= app.lanes.share(lane)
+    running.pop(id_, None)
+    if crowded:
+        app.wake.poke()
+
+
+def _opened(app: App, sealed: Iterable[SealedRole], now: datetime) -> dict[str, Secret]:
+    """The plain secrets by role; from here on their values are masked wherever text leaves."""
+    secrets = {role: app.vault.open(secret) for role, secret in sealed}
+    app.redaction.learn(secrets.values(), now)
+    return secrets
+
+
+def _of_roles(sealed: Iterable[SealedRole], roles: Collection[str]) -> tuple[SealedRole, ...]:
+    return tuple((role, secret) for role, secret in sealed if role in roles)
+
+
+def _context(app: App, work: DeliveryWork, secrets: tuple[SealedRole, ...]) -> DeliveryContext:
+    now = app.now()
+    return DeliveryContext(
+        now=now,
+        secrets=_opened(app, secrets, now),
+        pool_key=_pool_key(secrets),
+        doubt=work.delivery.doubt,
+        first_sent_at=work.delivery.first_sent_at or now,
+        checkpoint=checkpoint,
+    )
+
+
+def _pool_key(sealed: Iterable[SealedRole]) -> str:
+    """Connections are never shared between secrets; a changed value is another secret."""
+    return ",".join(f"{secret.uid}@{secret.updated_at.timestamp()}" for _, secret in sealed)
+
+
+def _audit(sealed: Iterable[SealedRole]) -> tuple[SecretOpened, ...]:
+    return tuple(
+        SecretOpened(id=secret.id, name=secret.name, updated_at=secret.updated_at, variable=role)
+        for role, secret in sealed
+    )
+
+
+def _masked_finding(app: App, outcome: Finding | OutsideError) -> Finding:
+    mask = app.redaction.mask
+    if isinstance(outcome, OutsideError):
+        return Finding(
+            verdict=Verdict.ERROR,
+            message=mask.text(str(outcome)),
+            fault=outcome.fault,
+            retry_after_s=outcome.retry_after_s,
+            detail=mask.text(outcome.answer) or None,
+        )
+    return replace(
+        outcome,
+        message=mask.text(outcome.message),
+        data=mask.document(outcome.data),
+        detail=outcome.detail and mask.text(outcome.detail),
+        warnings=tuple(mask.text(text) for text in outcome.warnings),
+    )
+
+
+def _masked_outcome(app: App, outcome: T | OutsideError) -> T | OutsideError:
+    mask = app.redaction.mask
+    if isinstance(outcome, OutsideError):
+        return OutsideError(
+            mask.text(str(outcome)),
+            outcome.fault,
+            retry_after_s=outcome.retry_after_s,
+            status_code=outcome.status_code,
+            answer=mask.text(outcome.answer)[:MAX_ANSWER_BYTES],
+            maybe_done=outcome.maybe_done,
+        )
+    if isinstance(outcome, Sent):
+        return replace(outcome, answer=mask.text(outcome.answer)[:MAX_ANSWER_BYTES])
+    return outcome
+
+
+def _observe_check(
+    app: App, work: CheckWork, finding: Finding, started_at: datetime, now: datetime
+) -> None:
+    kind, verdict = work.job.source.kind, finding.verdict.value
+    due = work.job.next_check_at
+    if due is not None:
+        lag_s = max(0.0, (started_at - due).total_seconds())
+        app.pulse.lags_s.append(lag_s)
+        app.metrics.dispatch_lag.observe(lag_s)
+    app.metrics.checks.labels(kind, verdict).inc()
+    app.metrics.check_duration.labels(kind).observe((now - started_at).total_seconds())
+    log.info(
+        "job.checked",
+        job_id=work.job.id,
+        verdict=verdict,
+        duration_ms=(now - started_at) // _MS,
+        message=finding.message,
+    )
+
+
+def _observe_attempt(app: App, change: DeliveryChange) -> None:
+    delivery, attempt = change.delivery, change.attempt
+    assert attempt is not None
+    app.metrics.attempts.labels(delivery.action, attempt.outcome).inc()
+    app.metrics.delivery_duration.labels(delivery.action).observe((attempt.duration_ms or 0) / 1000)
+    log.info(
+        "delivery.attempted",
+        job_id=delivery.job_id,
+        delivery_id=delivery.id,
+        event_id=delivery.event.id,
+        action=delivery.action,
+        state=delivery.state.value,
+        status_code=attempt.status_code,
+        message=attempt.message,
+    )
+
+
+def _observe_follow_up(app: App, change: DeliveryChange) -> None:
+    delivery = change.delivery
+    receipt = delivery.receipt
+    if receipt is None or not receipt.finished or delivery.follow_up_at is not None:
+        return
+    app.metrics.started_jobs.labels(delivery.action, receipt.status or "unknown").inc()
+    log.info(
+        "started_job.ended",
+        job_id=delivery.job_id,
+        delivery_id=delivery.id,
+        started_job=receipt.id,
+        status=receipt.status,
+    )

@@ -1,0 +1,202 @@
+"""What is due, when something is due next, and how the whole stands."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from teckochecker.domain import DeliveryId, Job, JobId, Kind, Value
+from teckochecker.store import rows, secrets
+from teckochecker.store.database import Database
+
+_DAY: Final = timedelta(days=1)
+
+
+class CheckWork(Value, frozen=True, kw_only=True):
+    """A due check: the job and its sealed secrets, by role."""
+
+    job: Job
+    secrets: tuple[secrets.SealedRole, ...]
+
+
+class DeliveryDue(Value, frozen=True, kw_only=True):
+    """A due attempt, or with `follow_up` a due question how the started work is."""
+
+    id: DeliveryId
+    origin: str
+    follow_up: bool
+
+
+class Agenda(Value, frozen=True, kw_only=True):
+    """What can be started now, and the next instant after now at which something is due."""
+
+    checks: tuple[CheckWork, ...]
+    deliveries: tuple[DeliveryDue, ...]
+    next_due: datetime | None
+
+
+class Busy(Value, frozen=True, kw_only=True):
+    """What is in flight in a lane, which origins have their share, how many may be started."""
+
+    ids: Collection[int]
+    full_origins: Collection[str]
+    free: int
+
+
+class Totals(Value, frozen=True, kw_only=True):
+    """Counts over everything, for stats and metrics; the last ones are of the last day."""
+
+    jobs: Mapping[Kind, Mapping[str, int]]
+    deliveries: Mapping[str, int]
+    checks: Mapping[str, int]
+    triggers: int
+    size_bytes: int
+
+
+class AgendaStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def due(self, now: datetime, checks: Busy, deliveries: Busy) -> Agenda:
+        at = rows.ms(now)
+        with self._database.read() as db:
+            return Agenda(
+                checks=_checks(db, at, checks),
+                deliveries=_deliveries(db, at, deliveries),
+                next_due=_next_due(db, at),
+            )
+
+    def spread_overdue(self, now: datetime) -> int:
+        """At start: missed checks run once, evenly spread over up to two seconds."""
+        at = rows.ms(now)
+        with self._database.write() as db:
+            db.execute_sql(
+                "UPDATE jobs SET next_check_at = "
+                "? + (id * 7919 % 1000) * min(2000, interval_s * 100) / 1000 "
+                "WHERE status = 'active' AND next_check_at <= ?",
+                (at, at),
+            )
+            changed: int = db.execute_sql("SELECT changes()").fetchone()[0]
+            return changed
+
+    def oldest_due(self, running: Collection[JobId]) -> datetime | None:
+        """The due time of the first active job that isn't being checked."""
+        with self._database.read() as db:
+            cursor = db.execute_sql(
+                "SELECT id, next_check_at FROM jobs WHERE status = 'active' "
+                "AND next_check_at IS NOT NULL ORDER BY next_check_at LIMIT ?",
+                (len(running) + 1,),
+            )
+            return next((rows.instant(due) for id_, due in cursor if id_ not in running), None)
+
+    def troubled_deliveries(self, now: datetime) -> int:
+        """Deliveries of the last day that failed or can't be confirmed."""
+        with self._database.read() as db:
+            row = db.execute_sql(
+                "SELECT count(*) FROM deliveries "
+                "WHERE state IN ('failed', 'unconfirmed') AND state <> 'delivered' "
+                "AND ifnull(first_sent_at, created_at) >= ?",
+                (rows.ms(now - _DAY),),
+            ).fetchone()
+            return int(row[0])
+
+    def totals(self, now: datetime) -> Totals:
+        since = rows.ms(now - _DAY)
+        with self._database.read() as db:
+            jobs: dict[Kind, dict[str, int]] = {kind: {} for kind in Kind}
+            for kind, status, count in db.execute_sql(
+                "SELECT kind, status, count(*) FROM jobs GROUP BY kind, status"
+            ):
+                jobs[Kind(kind)][status] = count
+            checks = dict(
+                db.execute_sql(
+                    "SELECT status, count(*) FROM logs WHERE created_at >= ? "
+                    "AND status IN ('success', 'failed', 'pending', 'error') "
+                    "AND execution_time_ms IS NOT NULL GROUP BY status",
+                    (since,),
+                ).fetchall()
+            )
+            pages, page_size = (
+                db.execute_sql(f"PRAGMA {name}").fetchone()[0]
+                for name in ("page_count", "page_size")
+            )
+            triggers = db.execute_sql(
+                "SELECT count(*) FROM deliveries WHERE delivered_at >= ?", (since,)
+            ).fetchone()[0]
+            return Totals(
+                jobs=jobs,
+                deliveries=_delivery_counts(db),
+                checks=checks,
+                triggers=triggers,
+                size_bytes=pages * page_size,
+            )
+
+
+def _checks(db: Any, at: int, busy: Busy) -> tuple[CheckWork, ...]:
+    if busy.free <= 0:
+        return ()
+    full, origins = _excluding("jobs.origin", busy)
+    cursor = db.execute_sql(
+        f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE status = 'active' "
+        f"AND next_check_at <= ? {full} ORDER BY next_check_at LIMIT ?",
+        (at, *origins, busy.free + len(busy.ids)),
+    )
+    jobs = [rows.job(row) for row in cursor if row[0] not in busy.ids][: busy.free]
+    sealed = secrets.of_jobs(db, [job.id for job in jobs])
+    return tuple(CheckWork(job=job, secrets=sealed.get(job.id, ())) for job in jobs)
+
+
+def _deliveries(db: Any, at: int, busy: Busy) -> tuple[DeliveryDue, ...]:
+    """Attempts first: a follow-up only tells news."""
+    if busy.free <= 0:
+        return ()
+    full, origins = _excluding("actions.origin", busy)
+    due = []
+    for column, condition in (
+        ("next_attempt_at", "state = 'pending' AND jobs.status <> 'paused' AND"),
+        ("follow_up_at", ""),
+    ):
+        cursor = db.execute_sql(
+            f"SELECT deliveries.id, ifnull(actions.origin, '') FROM deliveries "
+            f"JOIN jobs ON jobs.id = deliveries.job_id LEFT JOIN actions "
+            f"ON actions.job_id = jobs.id AND actions.kind = deliveries.action "
+            f"WHERE {condition} {column} <= ? {full} ORDER BY {column} LIMIT ?",
+            (at, *origins, busy.free + len(busy.ids)),
+        )
+        due += [
+            DeliveryDue(id=DeliveryId(id_), origin=origin, follow_up=not condition)
+            for id_, origin in cursor
+            if id_ not in busy.ids
+        ]
+    return tuple(due[: busy.free])
+
+
+def _excluding(column: str, busy: Busy) -> tuple[str, tuple[str, ...]]:
+    origins = tuple(busy.full_origins)
+    if not origins:
+        return "", ()
+    return f"AND ifnull({column}, '') NOT IN ({','.join('?' * len(origins))})", origins
+
+
+def _next_due(db: Any, at: int) -> datetime | None:
+    instants = [
+        db.execute_sql(
+            "SELECT min(next_check_at) FROM jobs WHERE status = 'active' AND next_check_at > ?",
+            (at,),
+        ).fetchone()[0],
+        db.execute_sql(
+            "SELECT min(next_attempt_at) FROM deliveries "
+            "WHERE state = 'pending' AND next_attempt_at > ?",
+            (at,),
+        ).fetchone()[0],
+        db.execute_sql(
+            "SELECT min(follow_up_at) FROM deliveries WHERE follow_up_at > ?", (at,)
+        ).fetchone()[0],
+    ]
+    return rows.from_ms(min((found for found in instants if found is not None), default=None))
+
+
+def _delivery_counts(db: Any) -> dict[str, int]:
+    cursor = db.execute_sql("SELECT state, count(*) FROM deliveries GROUP BY state")
+    return dict(cursor.fetchall())

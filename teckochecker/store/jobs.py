@@ -1,0 +1,334 @@
+"""Stored jobs: the one way to change one is `change`, which decides inside the transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import peewee
+
+from teckochecker.domain import (
+    MAX_ID,
+    Delivery,
+    Entry,
+    Job,
+    JobDraft,
+    JobId,
+    Kind,
+    LogRow,
+    Page,
+    SecretId,
+    Status,
+    Value,
+)
+from teckochecker.errors import JobNotFound, NameTaken
+from teckochecker.lifecycle import Change
+from teckochecker.store import models, rows, secrets
+from teckochecker.store.database import Database
+
+_INSERT_DELIVERY: Final = (
+    "INSERT INTO deliveries (job_id, event_id, event, action, state, doubt, tries, "
+    "attempt_count, next_attempt_at, created_at, follow_ups) "
+    "VALUES (?, ?, ?, ?, 'pending', 'none', 0, 0, ?, ?, 0)"
+)
+_HELD: Final = (
+    "(SELECT max(held_until) FROM job_secrets JOIN secrets ON secrets.id = secret_id "
+    "WHERE job_secrets.job_id = jobs.id)"
+)
+_HOLD: Final = (  # the others of the account come back spread over two seconds
+    "UPDATE jobs SET next_check_at = ? + abs(random()) % 2000 "
+    "WHERE status = 'active' AND next_check_at < ? AND id IN ("
+    "SELECT job_id FROM job_secrets WHERE secret_id IN ({marks}))"
+)
+
+Decide = Callable[[Job, datetime | None], Change]
+"""From the job as it is, and the time until which its secrets are held back, to its change."""
+
+
+class JobView(Value, frozen=True, kw_only=True):
+    """A job and what is shown beside it: its secrets by role, and its newest deliveries."""
+
+    job: Job
+    secrets: Mapping[str, tuple[SecretId, str]]
+    deliveries: tuple[Delivery, ...] = ()
+
+
+class JobFilter(Value, frozen=True, kw_only=True):
+    """Which jobs a list shows; `text` is looked for in names and batch ids."""
+
+    kind: Kind | None = None
+    status: Status | None = None
+    text: str | None = None
+
+
+class Jobs:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, draft: JobDraft, due: datetime | None, now: datetime) -> JobView:
+        """Store a new job that is first checked at `due`."""
+        with self._database.write() as db:
+            _refuse_taken(db, draft.name, None)
+            found = secrets.resolve(db, draft.secrets)
+            job_id = JobId(_insert(db, draft, now))
+            secrets.link(db, job_id, found)
+            _write_actions(db, job_id, draft)
+            held = _held(db, job_id)
+            first = max(due, held) if due and held else due
+            models.Job.update(next_check_at=rows.to_ms(first)).where(
+                models.Job.id == job_id
+            ).execute(db)
+            entry = Entry(status="created", message="Created.")
+            db.execute_sql(rows.INSERT_LOG, rows.entry_values(job_id, entry, now))
+            return _view(db, job_id)
+
+    def view(self, wanted: int | str) -> JobView:
+        with self._database.read() as db:
+            return _view(db, id_of(db, wanted))
+
+    def page(self, which: JobFilter, page: Page) -> tuple[list[JobView], int]:
+        """Newest first, and how many there are in all."""
+        job = models.Job.alias("jobs")
+        conditions: list[Any] = [peewee.SQL("1")]
+        if which.kind:
+            conditions.append(job.kind == str(which.kind))
+        if which.status:
+            conditions.append(job.status == str(which.status))
+        if which.text:
+            pattern = rows.like(which.text)
+            conditions.append(
+                peewee.SQL("(jobs.name LIKE ? ESCAPE '\\'", [pattern])
+                | peewee.SQL("jobs.source_doc LIKE ? ESCAPE '\\')", [pattern])
+            )
+        query = job.select(peewee.SQL(rows.JOB_COLUMNS)).where(*conditions)
+        with self._database.read() as db:
+            total = job.select(peewee.fn.COUNT(1)).where(*conditions).scalar(db)
+            found = query.order_by(job.id.desc()).limit(page.limit).offset(page.offset)
+            jobs = [rows.job(row) for row in found.tuples().execute(db)]
+            return _views(db, jobs), total
+
+    def change(self, wanted: int | str, decide: Decide, now: datetime) -> JobView:
+        """Load, decide, and write job, log and deliveries, all in one transaction."""
+        with self._database.write() as db:
+            job_id = id_of(db, wanted)
+            self._apply(db, job_id, decide, now)
+            return _view(db, job_id)
+
+    def step(self, job_id: JobId, decide: Decide, now: datetime) -> Change:
+        """`change` for the scheduler: by id, and without reading everything back."""
+        with self._database.write() as db:
+            return self._apply(db, job_id, decide, now)
+
+    def edit(
+        self,
+        wanted: int | str,
+        draft: Callable[[JobView], JobDraft],
+        decide: Callable[[Job, JobDraft], Change],
+        now: datetime,
+    ) -> JobView:
+        """A change that may also bring other actions and secrets."""
+        with self._database.write() as db:
+            job_id = id_of(db, wanted)
+            new = draft(_view(db, job_id))
+            _refuse_taken(db, new.name, job_id)
+            secrets.link(db, job_id, secrets.resolve(db, new.secrets))
+            _write_actions(db, job_id, new)
+            self._apply(db, job_id, lambda job, _held: decide(job, new), now)
+            return _view(db, job_id)
+
+    def delete(self, wanted: int | str) -> JobId:
+        with self._database.write() as db:
+            job_id = id_of(db, wanted)
+            db.execute_sql("DELETE FROM jobs WHERE id = ?", (job_id,))
+            return job_id
+
+    def logs(self, wanted: int | str, page: Page, after: int = 0) -> tuple[list[LogRow], int]:
+        """Newest first; only entries with an id above `after`."""
+        log = models.Log
+        with self._database.read() as db:
+            job_id = id_of(db, wanted)
+            mine = (log.job_id == job_id) & (log.id > after)
+            total = log.select().where(mine).count(db)
+            found = (
+                log.select()
+                .where(mine)
+                .order_by(log.id.desc())
+                .limit(page.limit)
+                .offset(page.offset)
+                .execute(db)
+            )
+            return [_log_row(row) for row in found], total
+
+    def _apply(self, db: Any, job_id: JobId, decide: Decide, now: datetime) -> Change:
+        before, held_until = load(db, job_id)
+        change = decide(before, held_until)
+        if change.job != before:
+            db.execute_sql(rows.UPDATE_JOB, (*rows.job_values(change.job), job_id))
+        for entry in change.entries:
+            db.execute_sql(rows.INSERT_LOG, rows.entry_values(job_id, entry, now))
+            _mark_used(db, entry, now)
+        if change.event:
+            _write_event(db, change, now)
+        if change.deliver_now:
+            db.execute_sql(
+                "UPDATE deliveries SET next_attempt_at = ? WHERE job_id = ? AND state = 'pending'",
+                (rows.ms(now), job_id),
+            )
+        if change.hold_until:
+            _hold(db, change, rows.ms(change.hold_until))
+        return change
+
+
+def load(db: Any, job_id: JobId) -> tuple[Job, datetime | None]:
+    row = db.execute_sql(
+        f"SELECT {rows.JOB_COLUMNS}, {_HELD} FROM jobs WHERE id = ?",
+        (job_id,),
+    ).fetchone()
+    if row is None:
+        raise _missing(job_id)
+    return rows.job(row), rows.from_ms(row[rows.JOB_WIDTH])
+
+
+def id_of(db: Any, wanted: int | str) -> JobId:
+    """A name addresses the job that hasn't ended, else the newest."""
+    if isinstance(wanted, int):
+        if not 0 < wanted <= MAX_ID:
+            raise _missing(wanted)
+        sql, value = "SELECT id FROM jobs WHERE id = ?", wanted
+        row = db.execute_sql(sql, (value,)).fetchone()
+    else:
+        row = db.execute_sql(
+            "SELECT id FROM jobs WHERE name = ? "
+            "ORDER BY status IN ('active', 'paused') DESC, id DESC LIMIT 1",
+            (wanted,),
+        ).fetchone()
+    if row is None:
+        raise _missing(wanted)
+    return JobId(row[0])
+
+
+def _missing(wanted: int | str) -> JobNotFound:
+    return JobNotFound(f"Job {wanted!r} doesn't exist: `job list` shows those that do.")
+
+
+def _view(db: Any, job_id: JobId) -> JobView:
+    job, _ = load(db, job_id)
+    return _views(db, [job])[0]
+
+
+def _views(db: Any, jobs: Sequence[Job]) -> list[JobView]:
+    ids = [job.id for job in jobs]
+    marks = ",".join("?" * len(ids))
+    named: dict[int, dict[str, tuple[SecretId, str]]] = {}
+    cursor = db.execute_sql(
+        "SELECT job_id, role, secrets.id, secrets.name FROM job_secrets "
+        f"JOIN secrets ON secrets.id = secret_id WHERE job_id IN ({marks})",
+        tuple(ids),
+    )
+    for job_id, role, secret_id, name in cursor:
+        named.setdefault(job_id, {})[role] = (SecretId(secret_id), name)
+    events = [job.event_id for job in jobs if job.event_id]
+    sent: dict[int, list[Delivery]] = {}
+    if events:
+        marks = ",".join("?" * len(events))
+        cursor = db.execute_sql(
+            f"SELECT {rows.DELIVERY_COLUMNS} FROM deliveries WHERE event_id IN ({marks})",
+            tuple(events),
+        )
+        for row in cursor:
+            sent.setdefault(row[1], []).append(rows.delivery(row))
+    return [
+        JobView(job=job, secrets=named.get(job.id, {}), deliveries=tuple(sent.get(job.id, ())))
+        for job in jobs
+    ]
+
+
+def _refuse_taken(db: Any, name: str, mine: JobId | None) -> None:
+    row = db.execute_sql(
+        "SELECT id FROM jobs WHERE name = ? AND status IN ('active', 'paused') AND id <> ?",
+        (name, mine or 0),
+    ).fetchone()
+    if row:
+        raise NameTaken(
+            f"Job {row[0]} that hasn't ended is named {name!r}: choose another name, "
+            f"or delete that job."
+        )
+
+
+def _insert(db: Any, draft: JobDraft, now: datetime) -> int:
+    inserted: int = models.Job.insert(
+        kind=draft.kind,
+        name=draft.name,
+        status=Status.ACTIVE,
+        revision=1,
+        interval_s=draft.interval_s,
+        trigger_on=draft.trigger_on,
+        source_kind=draft.source.kind,
+        source_doc=rows.to_json(draft.source.doc),
+        origin=draft.source.origin,
+        check_count=0,
+        errors=0,
+        strikes=0,
+        created_at=rows.ms(now),
+    ).execute(db)
+    return inserted
+
+
+def _write_actions(db: Any, job_id: JobId, draft: JobDraft) -> None:
+    models.Action.delete().where(models.Action.job_id == job_id).execute(db)
+    for part in draft.actions:
+        models.Action.insert(
+            job_id=job_id, kind=part.kind, doc=rows.to_json(part.doc), origin=part.origin
+        ).execute(db)
+
+
+def _held(db: Any, job_id: JobId) -> datetime | None:
+    return load(db, job_id)[1]
+
+
+def _mark_used(db: Any, entry: Entry, now: datetime) -> None:
+    """At most once a minute for each secret: it is shown to people, in minutes."""
+    at = rows.ms(now)
+    for one in entry.opened:
+        db.execute_sql(
+            "UPDATE secrets SET last_used_at = ? WHERE id = ? "
+            "AND (last_used_at IS NULL OR last_used_at < ?)",
+            (at, one.id, at - 60_000),
+        )
+
+
+def _write_event(db: Any, change: Change, now: datetime) -> None:
+    event = change.event
+    assert event is not None
+    document = rows.to_json(event)
+    for part in change.job.actions:
+        db.execute_sql(
+            _INSERT_DELIVERY,
+            (event.job_id, event.id, document, part.kind, rows.ms(now), rows.ms(now)),
+        )
+
+
+def _hold(db: Any, change: Change, until: int) -> None:
+    ids = tuple(one.id for entry in change.entries for one in entry.opened)
+    if not ids:
+        return
+    marks = ",".join("?" * len(ids))
+    db.execute_sql(
+        f"UPDATE secrets SET held_until = max(ifnull(held_until, 0), ?) WHERE id IN ({marks})",
+        (until, *ids),
+    )
+    db.execute_sql(_HOLD.format(marks=marks), (until, until, *ids))
+
+
+def _log_row(row: Any) -> LogRow:
+    return LogRow(
+        id=row.id,
+        job_id=JobId(row.job_id),
+        status=row.status,
+        message=row.message,
+        created_at=rows.instant(row.created_at),
+        execution_time_ms=row.execution_time_ms,
+        detail=row.detail,
+        secrets_opened=rows.opened(row.secrets_opened),
+    )

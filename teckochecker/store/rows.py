@@ -1,0 +1,230 @@
+"""Between rows and domain values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+
+from teckochecker.domain import (
+    Delivery,
+    DeliveryId,
+    DeliveryState,
+    Document,
+    Doubt,
+    Entry,
+    Event,
+    Job,
+    JobId,
+    Kind,
+    Part,
+    Receipt,
+    SealedSecret,
+    SecretId,
+    SecretType,
+    Status,
+    TriggerOn,
+    Verdict,
+)
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MS: Final = timedelta(milliseconds=1)
+_event = msgspec.json.Decoder(Event)
+_receipt = msgspec.json.Decoder(Receipt)
+_parts = msgspec.json.Decoder(list[Part])
+encode = msgspec.json.encode
+
+
+def to_ms(instant: datetime | None) -> int | None:
+    return None if instant is None else (instant - _EPOCH) // _MS
+
+
+def ms(instant: datetime) -> int:
+    return (instant - _EPOCH) // _MS
+
+
+def from_ms(value: int | None) -> datetime | None:
+    return None if value is None else _EPOCH + value * _MS
+
+
+def instant(value: int) -> datetime:
+    return _EPOCH + value * _MS
+
+
+def to_json(document: object) -> str | None:
+    return None if document is None else encode(document).decode()
+
+
+def from_json(text: str | None) -> Any:
+    return None if text is None else msgspec.json.decode(text)
+
+
+JOB_COLUMNS: Final = (
+    "jobs.id, jobs.kind, jobs.name, jobs.status, jobs.status_reason, jobs.revision, "
+    "jobs.interval_s, jobs.trigger_on, jobs.source_kind, jobs.source_doc, jobs.origin, "
+    "jobs.next_check_at, jobs.last_check_at, jobs.last_verdict, jobs.last_data, "
+    "jobs.check_count, jobs.errors, jobs.strikes, jobs.event_id, jobs.created_at, "
+    "jobs.completed_at, (SELECT json_group_array(json_object('kind', kind, 'doc', json(doc), "
+    "'origin', origin))"
+    " FROM actions WHERE actions.job_id = jobs.id)"
+)
+JOB_WIDTH: Final = 22
+
+
+def job(row: Sequence[Any]) -> Job:
+    """A row of `JOB_COLUMNS`."""
+    return Job(
+        id=JobId(row[0]),
+        kind=Kind(row[1]),
+        name=row[2],
+        status=Status(row[3]),
+        status_reason=row[4],
+        revision=row[5],
+        interval_s=row[6],
+        trigger_on=TriggerOn(row[7]),
+        source=Part(kind=row[8], doc=from_json(row[9]), origin=row[10]),
+        next_check_at=from_ms(row[11]),
+        last_check_at=from_ms(row[12]),
+        last_verdict=None if row[13] is None else Verdict(row[13]),
+        last_data=from_json(row[14]),
+        check_count=row[15],
+        errors=row[16],
+        strikes=row[17],
+        event_id=row[18],
+        created_at=instant(row[19]),
+        completed_at=from_ms(row[20]),
+        actions=tuple(_parts.decode(row[21])),
+    )
+
+
+UPDATE_JOB: Final = (
+    "UPDATE jobs SET name=?, status=?, status_reason=?, revision=?, interval_s=?, trigger_on=?, "
+    "source_kind=?, source_doc=?, origin=?, next_check_at=?, last_check_at=?, last_verdict=?, "
+    "last_data=?, check_count=?, errors=?, strikes=?, event_id=?, completed_at=? WHERE id=?"
+)
+
+
+def job_values(value: Job) -> tuple[Any, ...]:
+    """The values of `UPDATE_JOB` but its last."""
+    return (
+        value.name,
+        value.status,
+        value.status_reason,
+        value.revision,
+        value.interval_s,
+        value.trigger_on,
+        value.source.kind,
+        to_json(value.source.doc),
+        value.source.origin,
+        to_ms(value.next_check_at),
+        to_ms(value.last_check_at),
+        value.last_verdict,
+        to_json(value.last_data),
+        value.check_count,
+        value.errors,
+        value.strikes,
+        value.event_id,
+        to_ms(value.completed_at),
+    )
+
+
+SECRET_COLUMNS: Final = (
+    "secrets.id, secrets.uid, secrets.name, secrets.type, secrets.sealed, secrets.updated_at"
+)
+
+
+def sealed_secret(row: Sequence[Any]) -> SealedSecret:
+    """A row of `SECRET_COLUMNS`."""
+    return SealedSecret(
+        id=SecretId(row[0]),
+        uid=row[1],
+        name=row[2],
+        type=SecretType(row[3]),
+        sealed=row[4],
+        updated_at=instant(row[5]),
+    )
+
+
+INSERT_LOG: Final = (
+    "INSERT INTO logs (job_id, status, message, created_at, execution_time_ms, detail, "
+    "secrets_opened) VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+
+
+def entry_values(job_id: JobId, entry: Entry, now: datetime) -> tuple[Any, ...]:
+    """The values of `INSERT_LOG`."""
+    opened = to_json(entry.opened) if entry.opened else None
+    return (
+        job_id,
+        entry.status,
+        entry.message,
+        ms(now),
+        entry.duration_ms,
+        entry.detail,
+        opened,
+    )
+
+
+DELIVERY_COLUMNS: Final = (
+    "deliveries.id, deliveries.job_id, deliveries.event, deliveries.action, deliveries.state, "
+    "deliveries.doubt, deliveries.tries, deliveries.attempt_count, deliveries.next_attempt_at, "
+    "deliveries.created_at, deliveries.delivered_at, deliveries.first_sent_at, "
+    "deliveries.receipt, deliveries.follow_up_at, deliveries.follow_ups"
+)
+
+
+def delivery(row: Sequence[Any]) -> Delivery:
+    """A row of `DELIVERY_COLUMNS`."""
+    return Delivery(
+        id=DeliveryId(row[0]),
+        job_id=JobId(row[1]),
+        event=_event.decode(row[2]),
+        action=row[3],
+        state=DeliveryState(row[4]),
+        doubt=Doubt(row[5]),
+        tries=row[6],
+        attempt_count=row[7],
+        next_attempt_at=from_ms(row[8]),
+        created_at=instant(row[9]),
+        delivered_at=from_ms(row[10]),
+        first_sent_at=from_ms(row[11]),
+        receipt=None if row[12] is None else _receipt.decode(row[12]),
+        follow_up_at=from_ms(row[13]),
+        follow_ups=row[14],
+    )
+
+
+UPDATE_DELIVERY: Final = (
+    "UPDATE deliveries SET state=?, doubt=?, tries=?, attempt_count=?, next_attempt_at=?, "
+    "delivered_at=?, first_sent_at=?, receipt=?, follow_up_at=?, follow_ups=? WHERE id=?"
+)
+
+
+def delivery_values(value: Delivery) -> tuple[Any, ...]:
+    """The values of `UPDATE_DELIVERY`."""
+    return (
+        value.state,
+        value.doubt,
+        value.tries,
+        value.attempt_count,
+        to_ms(value.next_attempt_at),
+        to_ms(value.delivered_at),
+        to_ms(value.first_sent_at),
+        to_json(value.receipt),
+        to_ms(value.follow_up_at),
+        value.follow_ups,
+        value.id,
+    )
+
+
+def like(text: str) -> str:
+    """A pattern that finds `text` anywhere, with its wildcards taken literally."""
+    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{escaped}%"
+
+
+def opened(text: str | None) -> list[Document]:
+    found: list[Document] = from_json(text) or []
+    return found

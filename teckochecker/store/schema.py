@@ -1,0 +1,199 @@
+"""The tables, as migrations: each a function in `MIGRATIONS`, run once, in one transaction.
+
+`PRAGMA user_version` says how many have run. Instants are integers, milliseconds since the
+epoch, UTC; the views show them as RFC 3339 for people who look with SQL.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from teckochecker.errors import ConfigError
+from teckochecker.store.database import Database, translated
+
+_TABLES: Final = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE tokens (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  hash BLOB NOT NULL UNIQUE,
+  created_at INTEGER NOT NULL,
+  last_used_at INTEGER
+) STRICT;
+CREATE TABLE secrets (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  uid TEXT NOT NULL UNIQUE,
+  name TEXT NOT NULL UNIQUE,
+  type TEXT NOT NULL,
+  sealed BLOB NOT NULL,
+  created_at INTEGER NOT NULL,
+  updated_at INTEGER NOT NULL,
+  last_used_at INTEGER,
+  held_until INTEGER
+) STRICT;
+CREATE TABLE jobs (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  kind TEXT NOT NULL,
+  name TEXT NOT NULL,
+  status TEXT NOT NULL,
+  status_reason TEXT,
+  revision INTEGER NOT NULL,
+  interval_s INTEGER NOT NULL,
+  trigger_on TEXT NOT NULL,
+  source_kind TEXT NOT NULL,
+  source_doc TEXT NOT NULL,
+  origin TEXT NOT NULL,
+  next_check_at INTEGER,
+  last_check_at INTEGER,
+  last_verdict TEXT,
+  last_data TEXT,
+  check_count INTEGER NOT NULL,
+  errors INTEGER NOT NULL,
+  strikes INTEGER NOT NULL,
+  event_id TEXT,
+  created_at INTEGER NOT NULL,
+  completed_at INTEGER
+) STRICT;
+CREATE UNIQUE INDEX jobs_open_name ON jobs (name) WHERE status IN ('active', 'paused');
+CREATE INDEX jobs_name ON jobs (name);
+CREATE INDEX jobs_due ON jobs (next_check_at)
+  WHERE status = 'active' AND next_check_at IS NOT NULL;
+CREATE INDEX jobs_kind_status ON jobs (kind, status);
+CREATE TABLE actions (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  job_id INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+  kind TEXT NOT NULL,
+  doc TEXT NOT NULL,
+  origin TEXT NOT NULL,
+  UNIQUE (job_id, kind)
+) STRICT;
+CREATE TABLE job_secrets (
+  job_id INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+  role TEXT NOT NULL,
+  secret_id INTEGER NOT NULL REFERENCES secrets (id) ON DELETE CASCADE,
+  PRIMARY KEY (job_id, role, secret_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX job_secrets_secret ON job_secrets (secret_id);
+CREATE TABLE logs (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  job_id INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+  status TEXT NOT NULL,
+  message TEXT NOT NULL,
+  created_at INTEGER NOT NULL,
+  execution_time_ms INTEGER,
+  detail TEXT,
+  secrets_opened TEXT
+) STRICT;
+CREATE INDEX logs_job ON logs (job_id, id);
+CREATE INDEX logs_created ON logs (created_at);
+CREATE TABLE deliveries (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  job_id INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+  event_id TEXT NOT NULL,
+  event TEXT NOT NULL,
+  body BLOB,
+  action TEXT NOT NULL,
+  state TEXT NOT NULL,
+  doubt TEXT NOT NULL,
+  tries INTEGER NOT NULL,
+  attempt_count INTEGER NOT NULL,
+  next_attempt_at INTEGER,
+  created_at INTEGER NOT NULL,
+  delivered_at INTEGER,
+  first_sent_at INTEGER,
+  receipt TEXT,
+  follow_up_at INTEGER,
+  follow_ups INTEGER NOT NULL,
+  UNIQUE (event_id, action)
+) STRICT;
+CREATE INDEX deliveries_job ON deliveries (job_id, id);
+CREATE INDEX deliveries_due ON deliveries (next_attempt_at) WHERE state = 'pending';
+CREATE INDEX deliveries_follow ON deliveries (follow_up_at) WHERE follow_up_at IS NOT NULL;
+CREATE INDEX deliveries_open ON deliveries (state) WHERE state <> 'delivered';
+CREATE TABLE attempts (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  delivery_id INTEGER NOT NULL REFERENCES deliveries (id) ON DELETE CASCADE,
+  started_at INTEGER NOT NULL,
+  duration_ms INTEGER,
+  status_code INTEGER,
+  outcome TEXT NOT NULL,
+  message TEXT NOT NULL,
+  answer TEXT NOT NULL
+) STRICT;
+CREATE INDEX attempts_delivery ON attempts (delivery_id, id);
+"""
+
+
+def _rfc3339(column: str) -> str:
+    return f"strftime('%Y-%m-%dT%H:%M:%fZ', {column} / 1000.0, 'unixepoch')"
+
+
+_VIEWS: Final = f"""
+CREATE VIEW polling_jobs AS SELECT
+  id, name,
+  source_doc ->> '$.batch_ids[0]' AS batch_id,
+  source_doc -> '$.batch_ids' AS batch_ids,
+  (SELECT secret_id FROM job_secrets s WHERE s.job_id = jobs.id AND role = 'openai_secret')
+    AS openai_secret_id,
+  (SELECT secret_id FROM job_secrets s WHERE s.job_id = jobs.id AND role = 'keboola_secret')
+    AS keboola_secret_id,
+  (SELECT doc ->> '$.keboola_stack_url' FROM actions a
+    WHERE a.job_id = jobs.id AND a.kind = 'keboola') AS keboola_stack_url,
+  (SELECT doc ->> '$.keboola_configuration_id' FROM actions a
+    WHERE a.job_id = jobs.id AND a.kind = 'keboola') AS keboola_configuration_id,
+  interval_s AS poll_interval_seconds, status,
+  {_rfc3339("last_check_at")} AS last_check_at,
+  {_rfc3339("next_check_at")} AS next_check_at,
+  {_rfc3339("created_at")} AS created_at,
+  {_rfc3339("completed_at")} AS completed_at
+FROM jobs WHERE kind = 'polling';
+CREATE VIEW polling_logs AS SELECT
+  logs.id, logs.job_id, logs.status, logs.message, {_rfc3339("logs.created_at")} AS created_at
+FROM logs JOIN jobs ON jobs.id = logs.job_id WHERE jobs.kind = 'polling';
+"""
+
+
+def _first(database: Any) -> None:
+    for statement in (_TABLES + _VIEWS).split(";\n"):
+        if statement.strip():
+            database.execute_sql(statement)
+
+
+MIGRATIONS: Final = (_first,)
+
+
+def version(database: Any) -> int:
+    found: int = database.execute_sql("PRAGMA user_version").fetchone()[0]
+    return found
+
+
+def migrate(database: Database, backups: Path) -> None:
+    """Bring the file to this program's schema; an older one is copied to `backups` first.
+
+    Raises ConfigError when the file is of a newer program.
+    """
+    with database.alone() as writer:
+        have = version(writer)
+    refuse_newer(have, database.path)
+    if 0 < have < len(MIGRATIONS):
+        _copy(database, backups, have)
+    for number, migration in enumerate(MIGRATIONS[have:], have + 1):
+        with database.write() as writer:
+            migration(writer)
+            writer.execute_sql(f"PRAGMA user_version = {number}")
+
+
+def refuse_newer(have: int, path: Path) -> None:
+    if have > len(MIGRATIONS):
+        raise ConfigError(
+            f"The database {path} has schema {have}, this program knows {len(MIGRATIONS)}: "
+            f"start the newer program that wrote it, or restore a backup."
+        )
+
+
+def _copy(database: Database, backups: Path, have: int) -> None:
+    backups.mkdir(parents=True, exist_ok=True, mode=0o700)
+    target = backups / f"before-schema-{len(MIGRATIONS)}-from-{have}-{time.time_ns()}.db"
+    with database.alone() as writer, translated(target):
+        writer.execute_sql("VACUUM INTO ?", (str(target),))
