@@ -41,6 +41,8 @@ _POOLS = 8
 _KEEPALIVE_S = 4.0
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _OUR_HEADERS = {"user-agent": f"TeckoChecker/{__version__}", "accept-encoding": "identity"}
+# h11's complaint about a wrong one isn't caught by httpx, and both at once smuggle requests.
+_FRAMING = frozenset({"content-length", "transfer-encoding"})
 _REPEATABLE = frozenset({"GET", "HEAD"})
 _COMPRESSED = frozenset({"gzip", "x-gzip", "deflate"})
 
@@ -48,7 +50,14 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"(?:[!-~](?:[\t -~]*[!-~])?)?")
 _SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _TITLE = re.compile(r"<title[^<>]*>([^<]{1,200})", re.IGNORECASE)
-
+_JSON_WORDS = {
+    list: "list",
+    str: "string",
+    int: "number",
+    float: "number",
+    bool: "boolean",
+    type(None): "null",
+}
 
 Resolve = Callable[..., Sequence[tuple[Any, Any, Any, Any, Any]]]
 """As `socket.getaddrinfo`; called with host, port and `type`, and asked for addresses only."""
@@ -98,16 +107,6 @@ class Reply(Value, frozen=True, kw_only=True):
             answer=self.body[:MAX_ANSWER_BYTES].decode("utf-8", "replace"),
             maybe_done=True,
         )
-
-
-_JSON_WORDS = {
-    list: "list",
-    str: "string",
-    int: "number",
-    float: "number",
-    bool: "boolean",
-    type(None): "null",
-}
 
 
 def retry_after_s(value: str | None, now: datetime) -> float | None:
@@ -213,11 +212,9 @@ class Http:
             raise self._exchange.failure(error, _where(request.url)) from error
 
     def _sent(self, request: httpx.Request, pool_key: str, max_bytes: int) -> Reply:
-        pool = self._pool(
-            zlib.crc32(f"{request.url.scheme}:{_where(request.url)}:{pool_key}".encode())
-        )
+        key = f"{request.url.scheme} {_where(request.url)} {pool_key}"
         try:
-            return self._exchanged(pool, request, max_bytes)
+            return self._exchanged(self._pool(zlib.crc32(key.encode())), request, max_bytes)
         except (httpx.NetworkError, httpx.RemoteProtocolError):
             if request.method not in _REPEATABLE or not self._exchange.met_dead_connection():
                 raise
@@ -280,7 +277,7 @@ class _Exchange(threading.local):
         return self.sent and not self.connected and not self.received
 
     def failure(self, error: httpx.TransportError, where: str) -> HttpError:
-        refused = isinstance(error, (httpx.LocalProtocolError, httpx.UnsupportedProtocol))
+        refused = isinstance(error, httpx.LocalProtocolError)
         return HttpError(
             f"{where} {self._words(error)}",
             Fault.REFUSED if refused else Fault.TRANSIENT,
@@ -290,7 +287,7 @@ class _Exchange(threading.local):
 
     def _words(self, error: httpx.TransportError) -> str:
         match error:
-            case httpx.LocalProtocolError() | httpx.UnsupportedProtocol():
+            case httpx.LocalProtocolError():
                 return "wasn't called: the request breaks the rules of HTTP"
             case httpx.PoolTimeout():
                 return f"wasn't called: all connections stayed busy for {self.timeout_s:g} s"
@@ -443,6 +440,8 @@ def _checked(headers: Mapping[str, str]) -> Mapping[str, str]:
     for name, value in headers.items():
         if not _HEADER_NAME.fullmatch(name):
             raise HttpError("a header's name has characters that HTTP forbids", Fault.REFUSED)
+        if name.lower() in _FRAMING:
+            raise HttpError(f"the header {name} is made here: leave it out", Fault.REFUSED)
         if not _HEADER_VALUE.fullmatch(value):
             message = f"the header {name} has a line break, outer blank or other than ASCII in it"
             raise HttpError(message, Fault.REFUSED)

@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -102,9 +103,6 @@ def search(simulator: Keboola, **query: str) -> httpx.Response:
     return call(simulator, "/search/jobs", headers=TOKEN, params=query)
 
 
-# Serving, recording and failing
-
-
 def test_a_request_is_recorded_as_it_was_read(echo: Echo) -> None:
     before = time.time()
     call(echo, "/a?x=1&x=2&y=", "POST", headers={"X-Own": "Value"}, json={"n": [1]})
@@ -129,7 +127,7 @@ def test_requests_at_once_wait_for_the_latency_together() -> None:
         began = time.monotonic()
         answers = list(pool.map(lambda _: call(simulator, "/slow").status_code, range(30)))
         assert answers == [200] * 30
-        assert 0.2 <= time.monotonic() - began < 2.0
+        assert 0.2 <= time.monotonic() - began < 3.0
 
 
 def test_hooks_run_when_a_request_is_read_and_when_it_was_answered(echo: Echo) -> None:
@@ -162,6 +160,37 @@ def test_what_is_not_answered_is_not_reported_as_answered(echo: Echo) -> None:
     with pytest.raises(httpx.RemoteProtocolError):
         call(echo, "/a")
     assert answered == []
+
+
+def test_a_client_killed_while_its_request_is_read_is_no_fault(keboola: Keboola) -> None:
+    script = (
+        "import http.client, sys\n"
+        "caller = http.client.HTTPConnection('127.0.0.1', int(sys.argv[1]))\n"
+        "caller.request('POST', '/jobs', sys.argv[2], {'X-StorageApi-Token': sys.argv[3]})\n"
+        "caller.getresponse()\n"
+    )
+    arguments = [str(keboola.port), json.dumps(JOB), STORAGE_TOKEN]
+    started = threading.Event()
+
+    def kill(request: Recorded) -> None:
+        assert started.wait(5)
+        victim.kill()
+        victim.wait(5)
+
+    keboola.on_read = kill
+    with subprocess.Popen([sys.executable, "-c", script, *arguments]) as victim:
+        started.set()
+    assert victim.returncode == -signal.SIGKILL
+    assert keboola.close() == []
+    assert len(keboola.jobs) == 1
+
+
+def test_half_a_request_is_none(keboola: Keboola) -> None:
+    with socket.create_connection(("127.0.0.1", keboola.port)) as client:
+        client.sendall(b"POST /jobs HTTP/1.1\r\nContent-Length: 100\r\n\r\n{}")
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(100) == b""
+    assert keboola.requests == []
 
 
 @pytest.mark.parametrize("error", [AssertionError("no such header"), TimeoutError("too late")])
@@ -201,7 +230,7 @@ def test_a_hanging_request_is_read_and_never_answered(echo: Echo) -> None:
     echo.instead("GET", "/a", HANG)
     with pytest.raises(httpx.ReadTimeout):
         call(echo, "/a", timeout_s=READ_TIMEOUT_S)
-    assert len(echo.asked("GET", "/a")) == 1
+    assert echo.wait_for(lambda request: request.path == "/a") == echo.asked("GET", "/a")[0]
 
 
 def test_close_ends_hanging_and_idle_connections_and_their_threads() -> None:
@@ -289,9 +318,6 @@ def test_the_simulators_import_the_standard_library_only() -> None:
             for name in names:
                 own = name.startswith("teckochecker.simulators.")
                 assert own or name.partition(".")[0] in sys.stdlib_module_names, (path, name)
-
-
-# OpenAI
 
 
 @pytest.mark.parametrize("status", STATUSES)
@@ -442,9 +468,6 @@ def test_the_list_is_paged_newest_first(openai: OpenAI) -> None:
 def test_the_list_refuses_a_limit_out_of_bounds(openai: OpenAI, limit: str) -> None:
     answer = call(openai, "/v1/batches", headers=BEARER, params={"limit": limit})
     assert answer.status_code == 400
-
-
-# Keboola
 
 
 def test_discovery_needs_no_token_and_names_the_queue(keboola: Keboola) -> None:
@@ -619,7 +642,7 @@ def test_a_post_can_be_lost_before_or_after_the_job_exists(keboola: Keboola) -> 
     counts = []
     for expected in (httpx.RemoteProtocolError, httpx.RemoteProtocolError, httpx.ReadTimeout):
         with pytest.raises(expected):
-            post_job(keboola, timeout_s=0.2)
+            post_job(keboola, timeout_s=0.5)
         counts.append(len(keboola.jobs))
     assert counts == [0, 1, 2]
     assert post_job(keboola).status_code == 500
@@ -634,9 +657,6 @@ def test_maintenance_says_when_to_come_back(keboola: Keboola) -> None:
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "30")
     assert answer.json()["status"] == "maintenance"
     assert keboola.jobs == []
-
-
-# As a process
 
 
 def spawn(*arguments: str) -> subprocess.Popen[str]:

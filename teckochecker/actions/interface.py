@@ -63,5 +63,8 @@ class Action(Protocol):
     def follow_up(self, doc: Document, receipt: Receipt, context: DeliveryContext) -> Receipt:
         """How the started work is; `finished` ends the asking."""
 
+    def trial_url(self, fields: Fields) -> str:
+        """Where `test` shall try a secret, read from the field that names it."""
+
     def test(self, secret: Secret, doc: Document) -> str:
         """Try the secret with a live call: a sentence when it is good, else OutsideError."""

@@ -126,6 +126,9 @@ class Keboola:
             raise KeboolaError("Keboola answered about another job.", Fault.MALFORMED)
         return _receipt(job)
 
+    def trial_url(self, fields: Fields) -> str:
+        return str(fields.text("keboola_stack_url", max_chars=500, check=self._url))
+
     def test(self, secret: Secret, doc: Document) -> str:
         """`GET {stack}/v2/storage/tokens/verify`."""
         stack = str(doc["keboola_stack_url"]).rstrip("/")

@@ -120,7 +120,10 @@ class Connection(BaseHTTPRequestHandler):
     def _recorded(self) -> Recorded:
         at = time.time()
         path, _, query = self.path.partition("?")
-        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        size_bytes = int(self.headers.get("Content-Length", 0))
+        content = self.rfile.read(size_bytes)
+        if len(content) < size_bytes:
+            raise ConnectionAbortedError("the client left in the middle of its request")
         return Recorded(
             method=self.command,
             path=path,

@@ -129,7 +129,8 @@ class OpenAI(Simulator):
         """Answer status calls for `batch_id` with `steps`: one per call, the last repeats.
 
         With `each_s` a step lasts so many seconds instead. An id that ends in `*` stands for all
-        that begin so, each with a course of its own. `created_at` (unix seconds) is now.
+        that begin so, each with a course of its own. `created_at` is unix seconds,
+        now by default.
         """
 
         def course(name: str) -> _Course:

@@ -49,5 +49,8 @@ class Source(Protocol):
     def check(self, doc: Document, context: CheckContext) -> Finding:
         """Ask once; a failure is a finding with verdict ERROR and a fault."""
 
+    def trial_url(self, fields: Fields) -> str:
+        """Where `test` shall try a secret, read from the field that names it."""
+
     def test(self, secret: Secret, doc: Document) -> str:
         """Try the secret with a live call: a sentence when it is good, else OutsideError."""

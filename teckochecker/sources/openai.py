@@ -95,6 +95,9 @@ class OpenAI:
             warnings += _warnings(known[batch_id], context.now)
         return judged(doc, known, tuple(warnings))
 
+    def trial_url(self, fields: Fields) -> str:
+        return str(fields.text("openai_base_url", max_chars=500, check=self._url))
+
     def test(self, secret: Secret, doc: Document) -> str:
         """`GET {base}/models`, which costs nothing and needs a valid key."""
         reply = self._get(doc, "/models", secret, "test")

@@ -52,6 +52,7 @@ class Totals(Value, frozen=True, kw_only=True):
     checks: Mapping[str, int]
     triggers: int
     size_bytes: int
+    token_last_used_at: datetime | None
 
 
 class AgendaStore:
@@ -130,6 +131,9 @@ class AgendaStore:
                 checks=checks,
                 triggers=triggers,
                 size_bytes=pages * page_size,
+                token_last_used_at=rows.from_ms(
+                    db.execute_sql("SELECT max(last_used_at) FROM tokens").fetchone()[0]
+                ),
             )
 
 

@@ -195,7 +195,7 @@ def _lookup(db: Any, wanted: int | str) -> Any:
         condition = models.Secret.id == wanted
     else:
         condition = models.Secret.name == wanted
-    return models.Secret.select().where(condition).execute(db).first()
+    return models.Secret.select().where(condition).first(db)
 
 
 def _found(db: Any, wanted: int | str) -> Any:

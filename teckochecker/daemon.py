@@ -1,0 +1,160 @@
+"""The daemon: one nursery tree of scheduler, server, upkeep and signals.
+
+The socket is opened before anything runs, so a taken port is told at once. The first SIGTERM
+or SIGINT sets `stop`: the scheduler takes no more work and drains, the server ends, upkeep is
+cancelled last. A second signal, or a drain that runs over, ends the process where it stands;
+nothing that was committed is lost by that.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import structlog
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve
+
+from teckochecker import scheduler, upkeep
+from teckochecker.app import App, assemble
+from teckochecker.config import Settings
+from teckochecker.errors import AlreadyRunning, ConfigError
+from teckochecker.lock import DataLock
+from teckochecker.telemetry import configure_logging
+from teckochecker.web import create_web
+
+log = structlog.stdlib.get_logger(__name__)
+
+TCP_USER_TIMEOUT_MS: Final = 10_000
+OVERTIME_S: Final = 5.0  # of the drain, until the process is ended where it stands
+BACKLOG: Final = 512
+
+Announce = Callable[[str], None]
+
+
+def run(settings: Settings, announce: Announce) -> None:
+    """Serve until stopped; `announce` hears the address once jobs run and requests are served.
+
+    Raises AlreadyRunning for a second daemon or a taken port, ConfigError for settings, key
+    or database that don't fit, FolderError where nothing can be written.
+    """
+    lock = DataLock(settings.home)
+    try:
+        listener = listen(settings.api_host, settings.api_port)
+        with listener:
+            app = assemble(settings)
+            try:
+                configure_logging(app.redaction, level=settings.log_level, file=settings.log_file)
+                trio.run(serve_app, app, listener, lock, announce)
+            finally:
+                app.close()
+    finally:
+        lock.release()
+
+
+async def serve_app(app: App, listener: socket.socket, lock: DataLock, announce: Announce) -> None:
+    """The nursery tree; returns after a stop, raises when a long-lived task dies."""
+    url = url_of(app.settings.api_host, listener)
+    app.http.listening_on([listener.getsockname()[:2]])
+    async with trio.open_nursery() as root:
+        await root.start(scheduler_then_stop, app, root)
+        await root.start(upkeep.run, app)
+        await root.start(partial(_serve, app, listener))
+        root.start_soon(_signals, app)
+        lock.tell(url)
+        log.info("daemon.started", url=url, home=str(app.settings.home))
+        announce(url)
+    log.info("daemon.stopped")
+
+
+async def scheduler_then_stop(
+    app: App,
+    root: trio.Nursery,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """The scheduler's end is the end of all: what is left, upkeep and signals, is cancelled."""
+    await scheduler.run(app, task_status=task_status)
+    root.cancel_scope.cancel()
+
+
+async def _serve(
+    app: App,
+    listener: socket.socket,
+    *,
+    task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """hypercorn swallows Ctrl-C and returns while the others run on: its end is a stop too."""
+    config = Config()
+    config.bind = [f"fd://{listener.fileno()}"]
+    config.accesslog = None
+    config.errorlog = None
+    config.keep_alive_timeout = 5
+    config.read_timeout = None
+    config.graceful_timeout = 1
+    config.h11_max_incomplete_size = 16 * 1024
+    config.alpn_protocols = ["http/1.1"]
+    config.include_server_header = False
+    await serve(create_web(app), config, shutdown_trigger=app.stop.wait, task_status=task_status)  # type: ignore[arg-type]
+    stop(app)
+
+
+async def _signals(app: App) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            if app.stop.is_set():
+                log.warning("daemon.ended_at_once", signal=signal.Signals(number).name)
+                os._exit(1)
+            log.info("daemon.stopping", signal=signal.Signals(number).name)
+            stop(app)
+
+
+def stop(app: App) -> None:
+    if not app.stop.is_set():
+        app.stop.set()
+        app.wake.poke()
+        trio.lowlevel.spawn_system_task(_end_overtime, app.settings.drain_s + OVERTIME_S)
+
+
+async def _end_overtime(seconds: float) -> None:
+    """A client that never reads would keep the process alive past a cancelled root."""
+    await trio.sleep(seconds)
+    log.warning("daemon.overtime", seconds=seconds)
+    os._exit(0)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; AlreadyRunning when something else has the port."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except socket.gaierror as error:
+        listener.close()
+        raise ConfigError(f"API_HOST {host!r} isn't an address of this machine.") from error
+    except PermissionError as error:
+        listener.close()
+        raise ConfigError(
+            f"Port {port} needs more rights: choose one above 1023 with --port or API_PORT."
+        ) from error
+    except OSError as error:
+        listener.close()
+        raise AlreadyRunning(
+            f"{host}:{port} can't be listened on ({error.strerror}): choose another port with "
+            f"--port or API_PORT, or stop what holds it."
+        ) from error
+    return listener
+
+
+def url_of(host: str, listener: socket.socket) -> str:
+    """The address for people; a wildcard is shown as this machine's own."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    return f"http://{shown}:{listener.getsockname()[1]}"

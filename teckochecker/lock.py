@@ -1,0 +1,83 @@
+"""`daemon.lock`: who holds the data of an installation, and where it answers.
+
+The lock is the operating system's (`flock`): it ends with its process, however that ends.
+The text in the file, pid and address, counts only while the lock is held.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from teckochecker.errors import AlreadyRunning, FolderError
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The process that holds the lock; `url` is None until it answers."""
+
+    pid: int
+    url: str | None
+
+
+class DataLock:
+    """Held from construction to `release()`; AlreadyRunning when another process holds it."""
+
+    def __init__(self, home: Path) -> None:
+        self._path = home / "daemon.lock"
+        try:
+            home.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise FolderError(
+                f"The folder {home} can't be written ({error.strerror}): check its owner and "
+                f"rights, or set TECKOCHECKER_HOME to another place."
+            ) from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._file)
+            raise AlreadyRunning(_running(holder(home))) from None
+        self.tell(None)
+
+    def tell(self, url: str | None) -> None:
+        """Write who holds the lock, and where it answers."""
+        text = json.dumps({"pid": os.getpid(), "url": url}).encode()
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, text, 0)
+
+    def release(self) -> None:
+        os.ftruncate(self._file, 0)
+        os.close(self._file)
+
+
+def holder(home: Path) -> Holder | None:
+    """Who holds the lock now; None when nobody does."""
+    try:
+        file = os.open(home / "daemon.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return _told(os.pread(file, 4096, 0))
+    else:
+        return None
+    finally:
+        os.close(file)
+
+
+def _told(text: bytes) -> Holder:
+    try:
+        document = json.loads(text)
+        return Holder(int(document["pid"]), document["url"])
+    except (ValueError, KeyError, TypeError):
+        return Holder(0, None)  # it holds the lock, and is just about to write who it is
+
+
+def _running(found: Holder | None) -> str:
+    who = f" (pid {found.pid}{f', {found.url}' if found.url else ''})" if found else ""
+    return f"Another process holds this installation's data{who}: stop it first."
