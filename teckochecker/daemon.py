@@ -58,29 +58,23 @@ def run(settings: Settings, announce: Announce) -> None:
 
 
 async def serve_app(app: App, listener: socket.socket, lock: DataLock, announce: Announce) -> None:
-    """The nursery tree; returns after a stop, raises when a long-lived task dies."""
+    """The nursery tree; returns after a stop, raises when a long-lived task dies.
+
+    Upkeep and signals outlive scheduler and server, so that a drain is still watched over.
+    """
     url = url_of(app.settings.api_host, listener)
     app.http.listening_on([listener.getsockname()[:2]])
     async with trio.open_nursery() as root:
-        await root.start(scheduler_then_stop, app, root)
-        await root.start(upkeep.run, app)
-        await root.start(partial(_serve, app, listener))
         root.start_soon(_signals, app)
-        lock.tell(url)
-        log.info("daemon.started", url=url, home=str(app.settings.home))
-        announce(url)
+        await root.start(upkeep.run, app)
+        async with trio.open_nursery() as work:
+            await work.start(scheduler.run, app)
+            await work.start(partial(_serve, app, listener))
+            lock.tell(url)
+            log.info("daemon.started", url=url, home=str(app.settings.home))
+            announce(url)
+        root.cancel_scope.cancel()
     log.info("daemon.stopped")
-
-
-async def scheduler_then_stop(
-    app: App,
-    root: trio.Nursery,
-    *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """The scheduler's end is the end of all: what is left, upkeep and signals, is cancelled."""
-    await scheduler.run(app, task_status=task_status)
-    root.cancel_scope.cancel()
 
 
 async def _serve(
@@ -91,7 +85,7 @@ async def _serve(
 ) -> None:
     """hypercorn swallows Ctrl-C and returns while the others run on: its end is a stop too."""
     config = Config()
-    config.bind = [f"fd://{listener.fileno()}"]
+    config.bind = [f"fd://{os.dup(listener.fileno())}"]  # it closes what it gets
     config.accesslog = None
     config.errorlog = None
     config.keep_alive_timeout = 5
