@@ -23,7 +23,7 @@ from hypercorn.trio import serve
 from teckochecker import scheduler, upkeep
 from teckochecker.app import App, assemble
 from teckochecker.config import Settings
-from teckochecker.errors import AlreadyRunning, ConfigError
+from teckochecker.errors import AlreadyRunning, ConfigError, TeckoError
 from teckochecker.lock import DataLock
 from teckochecker.telemetry import configure_logging
 from teckochecker.web import create_web
@@ -51,6 +51,8 @@ def run(settings: Settings, announce: Announce) -> None:
             try:
                 configure_logging(app.redaction, level=settings.log_level, file=settings.log_file)
                 trio.run(serve_app, app, listener, lock, announce)
+            except BaseExceptionGroup as group:
+                raise _reason(group) from group
             finally:
                 app.close()
     finally:
@@ -106,6 +108,19 @@ async def _signals(app: App) -> None:
                 os._exit(1)
             log.info("daemon.stopping", signal=signal.Signals(number).name)
             stop(app)
+
+
+def _reason(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error of ours that ended the tree, where there is one."""
+    ours, _ = group.split(TeckoError)
+    while ours is not None:
+        first = ours.exceptions[0]
+        if not isinstance(first, BaseExceptionGroup):
+            log.critical("daemon.died", reason=str(first))
+            return first
+        ours = first
+    log.critical("daemon.died", exc_info=group)
+    return group
 
 
 def stop(app: App) -> None:

@@ -597,15 +597,17 @@ def test_a_request_that_is_read_in_drips_ends_in_time(
     gone = threading.Event()
 
     def script(server: Server, connection: socket.socket) -> None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        while not gone.wait(0.02):
-            connection.recv(1 << 14)
+        while not gone.wait(0.01):
+            connection.recv(1 << 16)  # so that every wait for room is short, but 32 MB take 5 s
 
     server = playing(script)
+    began_at = time.monotonic()
 
     with pytest.raises(HttpError, match=r"within 0\.3 s"):
         http.request("POST", server.url, content=bytes(32 << 20), timeout_s=0.3)
     gone.set()
+
+    assert time.monotonic() - began_at < 2
 
 
 @pytest.mark.parametrize(
@@ -737,6 +739,28 @@ def test_a_get_that_met_a_dying_connection_is_sent_once_more(
     assert (len(server.requests), len(server.connections)) == (3, 2)
 
 
+def test_a_get_is_sent_once_more_on_a_new_connection_even_if_others_are_idle(
+    playing: Callable[[Script], Server], http: Http
+) -> None:
+    together = threading.Barrier(2)
+
+    def script(server: Server, connection: socket.socket) -> None:
+        old = len(server.connections) <= 2
+        for number, _ in enumerate(server.requests_of(connection)):
+            if old and number == 1:
+                return
+            if old:
+                together.wait(LONG_S)
+            connection.sendall(answer())
+
+    server = playing(script)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda _: http.request("GET", server.url), range(2)))
+
+    assert http.request("GET", server.url).status_code == 200
+    assert (len(server.requests), len(server.connections)) == (4, 3)
+
+
 def test_a_get_is_sent_no_third_time(playing: Callable[[Script], Server], http: Http) -> None:
     server = playing(_dying(answered=1))
     http.request("GET", server.url)
@@ -833,14 +857,21 @@ def test_waiting_for_a_connection_ends_in_time(
 # --- what is told when it fails ---
 
 
-def test_a_closed_port_is_told_and_nothing_was_done(http: Http) -> None:
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_closed_port_is_told_and_nothing_was_done(
+    method: str, calling: Callable[..., Http]
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
+    resolve = Leading(["127.0.0.1"])
 
     with pytest.raises(HttpError) as caught:
-        http.request("POST", f"http://127.0.0.1:{port}/x?token=s3cret", content=b"s3cret")
+        calling(resolve=resolve).request(
+            method, f"http://hook.test:{port}/x?token=s3cret", content=b"s3cret"
+        )
 
-    assert str(caught.value) == f"127.0.0.1:{port} can't be reached: Connection refused"
+    assert str(caught.value) == f"hook.test:{port} can't be reached: Connection refused"
+    assert resolve.asked == 1
     assert caught.value.fault is Fault.TRANSIENT
     assert not caught.value.maybe_done
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Final
 
 from teckochecker.store import models, rows
@@ -55,11 +54,6 @@ class Care:
         with self._database.alone() as db:
             db.execute_sql(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
             return int(db.execute_sql("PRAGMA freelist_count").fetchone()[0])
-
-    def copy(self, target: Path) -> None:
-        """A consistent copy beside running writers; `target` must not exist."""
-        with self._database.alone() as db:
-            db.execute_sql("VACUUM INTO ?", (str(target),))
 
     def meta(self) -> dict[str, str]:
         with self._database.read() as db:

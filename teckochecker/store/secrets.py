@@ -108,19 +108,6 @@ class Secrets:
                 models.Meta.replace(key=key, value=value).execute(db)
             return len(found)
 
-    def everything_sealed(self) -> list[SealedSecret]:
-        with self._database.read() as db:
-            return [_sealed(row) for row in models.Secret.select().execute(db)]
-
-    def opened_since(self, since: datetime) -> list[SealedSecret]:
-        """The secrets whose values may still stand in what is about to be logged."""
-        with self._database.read() as db:
-            found = models.Secret.select().where(
-                (models.Secret.last_used_at >= rows.ms(since))
-                | (models.Secret.updated_at >= rows.ms(since))
-            )
-            return [_sealed(row) for row in found.execute(db)]
-
     def replace_token(self, digest: bytes, now: datetime) -> None:
         """From now on this is the only token."""
         with self._database.write() as db:

@@ -78,7 +78,8 @@ class Guard:
         except TeckoError as error:
             await _refuse(error, answer, request_id)
             return
-        scope["headers"] = [*scope["headers"], (b"x-request-id", request_id.encode())]
+        kept = [pair for pair in scope["headers"] if pair[0] != b"x-request-id"]
+        scope["headers"] = [*kept, (b"x-request-id", request_id.encode())]
         await self._inner(scope, _replayed(body, receive), answer)
 
     def _check_host(self, host: str) -> None:

@@ -25,11 +25,9 @@ from teckochecker.domain import (
     LogRow,
     Page,
     Receipt,
-    SecretInfo,
 )
 from teckochecker.errors import FieldError, InvalidInput, JobNotFound, TeckoError
 from teckochecker.store import DeliveryView, JobView
-from teckochecker.validation import Fields
 
 MAX_DEPTH: Final = 32
 MAX_NUMBER: Final = 2**53  # beyond it, readers of JSON disagree
@@ -109,17 +107,13 @@ def query(*names: str) -> dict[str, str]:
 
 def page(given: Mapping[str, str]) -> Page:
     return Page(
-        limit=_bounded(given, "limit", 1, MAX_LIMIT, DEFAULT_LIMIT),
-        offset=_bounded(given, "offset", 0, 2**53, 0),
+        limit=bounded(given, "limit", 1, MAX_LIMIT, DEFAULT_LIMIT),
+        offset=bounded(given, "offset", 0, 2**53, 0),
     )
 
 
 def paged(name: str, rows: Sequence[object], total: int, page: Page) -> dict[str, object]:
     return {name: rows, "total": total, "limit": page.limit, "offset": page.offset}
-
-
-def bounded(given: Mapping[str, str], name: str, low: int, high: int, default: int) -> int:
-    return _bounded(given, name, low, high, default)
 
 
 def job_document(app: App, view: JobView) -> dict[str, object]:
@@ -205,14 +199,6 @@ def delivery_document(view: DeliveryView) -> dict[str, object]:
     }
 
 
-def secret_document(info: SecretInfo) -> SecretInfo:
-    return info
-
-
-def fields(given: Document, stored: Document | None = None) -> Fields:
-    return Fields(given, stored)
-
-
 def _polls(job: Job) -> bool:
     return job.status == "active" and not job.delivering
 
@@ -233,7 +219,8 @@ def _started(deliveries: Sequence[Delivery]) -> dict[str, object] | None:
     }
 
 
-def _bounded(given: Mapping[str, str], name: str, low: int, high: int, default: int) -> int:
+def bounded(given: Mapping[str, str], name: str, low: int, high: int, default: int) -> int:
+    """A whole number of the query, or `default` where it isn't given."""
     text = given.get(name)
     if text is None:
         return default
