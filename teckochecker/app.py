@@ -17,7 +17,7 @@ from teckochecker.actions import ACTIONS, Action
 from teckochecker.config import Settings
 from teckochecker.domain import Secret
 from teckochecker.http import Http
-from teckochecker.lanes import Lane, Lanes
+from teckochecker.lanes import DELIVERY_TOKENS, Lane, Lanes
 from teckochecker.outbox import delivery_waits_s
 from teckochecker.pulse import Pulse, Wake
 from teckochecker.sources import SOURCES, Source
@@ -79,7 +79,7 @@ def assemble(
             metrics.db_write.observe(seconds)
 
     allowed = settings.allowed_private_hosts
-    http = Http(allowed, max_connections=settings.max_concurrent_requests)
+    http = Http(allowed, max_connections=settings.max_concurrent_requests + DELIVERY_TOKENS)
     return App(
         settings=settings,
         now=now,

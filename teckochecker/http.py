@@ -14,23 +14,21 @@ import re
 import socket
 import ssl
 import threading
-import time
 import zlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import Any
 
-import certifi
-import httpcore
 import httpx
 import msgspec
 
 from teckochecker import __version__, addresses
 from teckochecker.addresses import Allowed, endpoint
 from teckochecker.domain import MAX_ANSWER_BYTES, Value
-from teckochecker.errors import AddressRefused, Fault, HttpError
+from teckochecker.errors import Fault, HttpError
+from teckochecker.network import CheckedNetwork, Exchange, Resolve, tls_context
 
 MAX_BYTES = 64 * 1024  # of an answer; a status document has 2 KiB
 MIN_WAIT_S, MAX_WAIT_S = 1.0, 3600.0
@@ -58,9 +56,6 @@ _JSON_WORDS = {
     bool: "boolean",
     type(None): "null",
 }
-
-Resolve = Callable[..., Sequence[tuple[Any, Any, Any, Any, Any]]]
-"""As `socket.getaddrinfo`; called with host, port and `type`, and asked for addresses only."""
 
 
 class Reply(Value, frozen=True, kw_only=True):
@@ -128,24 +123,6 @@ def _aware(instant: datetime) -> datetime:
     return instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC)
 
 
-class _SharedContext(ssl.SSLContext):
-    """A TLS context that many threads may connect with at once."""
-
-    def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
-        """Do nothing: httpcore sets the list before each handshake.
-
-        OpenSSL may be copying it for another thread's handshake just then, without a lock:
-        10 of 380,000 greetings went out corrupt, tried. It is set once, in `_tls`.
-        """
-
-
-def _tls() -> ssl.SSLContext:
-    context = _SharedContext(ssl.PROTOCOL_TLS_CLIENT)  # checks certificate and host name
-    context.load_verify_locations(certifi.where())
-    ssl.SSLContext.set_alpn_protocols(context, ["http/1.1"])
-    return context
-
-
 class Http:
     """Calls other machines, for many threads at once; owns its connections until `close`.
 
@@ -160,10 +137,10 @@ class Http:
         *,
         max_connections: int,
         resolve: Resolve = socket.getaddrinfo,
-        tls: Callable[[], ssl.SSLContext] = _tls,
+        tls: Callable[[], ssl.SSLContext] = tls_context,
     ) -> None:
-        self._exchange = _Exchange()
-        self._network = _CheckedNetwork(allowed, resolve, self._exchange)
+        self._exchange = Exchange()
+        self._network = CheckedNetwork(allowed, resolve, self._exchange)
         self._limits = httpx.Limits(
             max_connections=max_connections,
             max_keepalive_connections=max_connections,
@@ -209,7 +186,7 @@ class Http:
         try:
             return self._sent(request, pool_key, max_bytes)
         except httpx.TransportError as error:
-            raise self._exchange.failure(error, _where(request.url)) from error
+            raise _failure(error, self._exchange, _where(request.url)) from error
 
     def _sent(self, request: httpx.Request, pool_key: str, max_bytes: int) -> Reply:
         key = f"{request.url.scheme} {_where(request.url)} {pool_key}"
@@ -251,165 +228,6 @@ class Http:
             raise HttpError(message, Fault.INTERNAL)
         opened._pool._network_backend = self._network
         return opened
-
-
-class _Exchange(threading.local):
-    """What the request of the present thread may still take, and what became of it so far."""
-
-    def begin(self, timeout_s: float) -> None:
-        self.timeout_s = timeout_s
-        self.began_at = time.monotonic()
-        self.connected = False  # on a connection of its own, not on a kept one
-        self.sent = False  # a byte may have left
-        self.received = False  # a byte has come
-        self.status_code: int | None = None
-
-    def left_s(self, at_most_s: float | None, late: type[httpcore.TimeoutException]) -> float:
-        left_s = self.began_at + self.timeout_s - time.monotonic()
-        if left_s <= 0:
-            raise late
-        return left_s if at_most_s is None else min(left_s, at_most_s)
-
-    def duration_ms(self) -> int:
-        return round((time.monotonic() - self.began_at) * 1000)
-
-    def met_dead_connection(self) -> bool:
-        return self.sent and not self.connected and not self.received
-
-    def failure(self, error: httpx.TransportError, where: str) -> HttpError:
-        refused = isinstance(error, httpx.LocalProtocolError)
-        return HttpError(
-            f"{where} {self._words(error)}",
-            Fault.REFUSED if refused else Fault.TRANSIENT,
-            status_code=self.status_code,
-            maybe_done=self.sent,
-        )
-
-    def _words(self, error: httpx.TransportError) -> str:
-        match error:
-            case httpx.LocalProtocolError():
-                return "wasn't called: the request breaks the rules of HTTP"
-            case httpx.PoolTimeout():
-                return f"wasn't called: all connections stayed busy for {self.timeout_s:g} s"
-            case httpx.ConnectTimeout():
-                return "didn't take a connection in time"
-            case httpx.ConnectError():
-                return f"can't be reached: {_reason(error)}"
-            case httpx.TimeoutException() if not self.received:
-                return f"didn't answer within {self.timeout_s:g} s"
-            case httpx.TimeoutException():
-                return f"didn't end its answer within {self.timeout_s:g} s"
-            case _ if not self.received:
-                return "closed the connection without an answer"
-            case _:
-                return "broke off its answer, or sent one that isn't HTTP"
-
-
-class _CheckedNetwork(httpcore.NetworkBackend):
-    """Connects to the very addresses that were checked: a name is resolved here and only once.
-
-    Sockets in the file system stay refused, as the base class has it.
-    """
-
-    def __init__(self, allowed: Allowed, resolve: Resolve, exchange: _Exchange) -> None:
-        self.own: tuple[tuple[str, int], ...] = ()
-        self._allowed = allowed
-        self._resolve = resolve
-        self._exchange = exchange
-        self._network = httpcore.SyncBackend()
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.NetworkStream:
-        found = self._resolved(host, port)
-        self._check(host, port, found)
-        stream = self._first_to_answer(found, port, timeout)
-        try:
-            self._check(host, port, [stream.get_extra_info("server_addr")[0]])
-        except AddressRefused:
-            stream.close()
-            raise
-        except OSError as error:  # it is gone again
-            stream.close()
-            raise httpcore.ConnectError(error) from error
-        self._exchange.connected = True
-        return _TimedStream(stream, self._exchange)
-
-    def _resolved(self, host: str, port: int) -> list[str]:
-        try:
-            entries = self._resolve(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise httpcore.ConnectError(error) from error
-        except UnicodeError as error:  # of Python's codec for host names
-            raise HttpError(f"{host!r} isn't a host name", Fault.REFUSED) from error
-        return [entry[4][0] for entry in entries]
-
-    def _check(self, host: str, port: int, found: Sequence[str]) -> None:
-        complaint = addresses.refusal(host, port, found, self._allowed, self.own)
-        if complaint is not None:
-            raise AddressRefused(complaint)
-
-    def _first_to_answer(
-        self, found: Sequence[str], port: int, timeout: float | None
-    ) -> httpcore.NetworkStream:
-        share_s = self._exchange.left_s(timeout, httpcore.ConnectTimeout) / len(found)
-        *others, last = found
-        for address in others:
-            with contextlib.suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
-                return self._network.connect_tcp(address, port, share_s)
-        return self._network.connect_tcp(last, port, share_s)
-
-
-class _TimedStream(httpcore.NetworkStream):
-    """A connection whose every wait ends with the exchange that it serves at the time."""
-
-    def __init__(self, stream: httpcore.NetworkStream, exchange: _Exchange) -> None:
-        self._stream = stream
-        self._exchange = exchange
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        data = self._stream.read(max_bytes, self._exchange.left_s(timeout, httpcore.ReadTimeout))
-        self._exchange.received |= bool(data)
-        return data
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Send by itself: httpcore's own starts its time-out anew after every part sent."""
-        connection: socket.socket = self._stream.get_extra_info("socket")
-        unsent = memoryview(buffer)
-        try:
-            while unsent:
-                connection.settimeout(self._exchange.left_s(timeout, httpcore.WriteTimeout))
-                self._exchange.sent = True
-                unsent = unsent[connection.send(unsent) :]
-        except TimeoutError as error:
-            raise httpcore.WriteTimeout(error) from error
-        except OSError as error:
-            raise httpcore.WriteError(error) from error
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> httpcore.NetworkStream:
-        try:
-            left_s = self._exchange.left_s(timeout, httpcore.ConnectTimeout)
-        except httpcore.ConnectTimeout:
-            self.close()  # httpcore forgets a stream whose handshake fails
-            raise
-        secure = self._stream.start_tls(ssl_context, server_hostname, left_s)
-        return _TimedStream(secure, self._exchange)
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
 
 
 def _built(
@@ -474,6 +292,36 @@ def _body(response: httpx.Response, enough: int) -> bytes:
         if len(body) >= enough or (unpacker is not None and unpacker.eof):
             break
     return bytes(body[:enough])
+
+
+def _failure(error: httpx.TransportError, exchange: Exchange, where: str) -> HttpError:
+    refused = isinstance(error, httpx.LocalProtocolError)
+    return HttpError(
+        f"{where} {_words(error, exchange)}",
+        Fault.REFUSED if refused else Fault.TRANSIENT,
+        status_code=exchange.status_code,
+        maybe_done=exchange.sent,
+    )
+
+
+def _words(error: httpx.TransportError, exchange: Exchange) -> str:
+    match error:
+        case httpx.LocalProtocolError():
+            return "wasn't called: the request breaks the rules of HTTP"
+        case httpx.PoolTimeout():
+            return f"wasn't called: all connections stayed busy for {exchange.timeout_s:g} s"
+        case httpx.ConnectTimeout():
+            return "didn't take a connection in time"
+        case httpx.ConnectError():
+            return f"can't be reached: {_reason(error)}"
+        case httpx.TimeoutException() if not exchange.received:
+            return f"didn't answer within {exchange.timeout_s:g} s"
+        case httpx.TimeoutException():
+            return f"didn't end its answer within {exchange.timeout_s:g} s"
+        case _ if not exchange.received:
+            return "closed the connection without an answer"
+        case _:
+            return "broke off its answer, or sent one that isn't HTTP"
 
 
 def _reason(error: BaseException) -> str:

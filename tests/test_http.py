@@ -537,7 +537,7 @@ def test_an_answer_that_drips_ends_in_time(
     with pytest.raises(HttpError, match=r"didn't end its answer within 0\.3 s") as caught:
         http.request("GET", server.url, timeout_s=0.3)
 
-    assert time.monotonic() - began_at < 2
+    assert time.monotonic() - began_at < 4
     assert caught.value.maybe_done
     assert caught.value.status_code == status_code
 
@@ -558,7 +558,7 @@ def test_a_kept_connection_is_as_bounded_as_a_new_one(
     with pytest.raises(HttpError, match=r"within 0\.3 s"):
         http.request("GET", server.url, timeout_s=0.3)
 
-    assert time.monotonic() - began_at < 2
+    assert time.monotonic() - began_at < 4
     assert len(server.connections) == 1
 
 
@@ -598,16 +598,16 @@ def test_a_request_that_is_read_in_drips_ends_in_time(
 
     def script(server: Server, connection: socket.socket) -> None:
         while not gone.wait(0.01):
-            connection.recv(1 << 16)  # so that every wait for room is short, but 32 MB take 5 s
+            connection.recv(1 << 17)  # every wait for room is short, but 64 MB take 5 s
 
     server = playing(script)
     began_at = time.monotonic()
 
     with pytest.raises(HttpError, match=r"within 0\.3 s"):
-        http.request("POST", server.url, content=bytes(32 << 20), timeout_s=0.3)
+        http.request("POST", server.url, content=bytes(64 << 20), timeout_s=0.3)
     gone.set()
 
-    assert time.monotonic() - began_at < 2
+    assert time.monotonic() - began_at < 4
 
 
 @pytest.mark.parametrize(
@@ -933,14 +933,17 @@ def test_a_broken_answer_is_told_and_may_have_been_done(
     assert caught.value.status_code == status_code
 
 
-def test_a_reset_may_have_been_done(playing: Callable[[Script], Server], http: Http) -> None:
+@pytest.mark.parametrize("size", [0, 32 << 20], ids=["while reading", "while writing"])
+def test_a_reset_may_have_been_done(
+    size: int, playing: Callable[[Script], Server], http: Http
+) -> None:
     def script(server: Server, connection: socket.socket) -> None:
         connection.recv(1 << 16)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         connection.close()
 
     with pytest.raises(HttpError, match="without an answer") as caught:
-        http.request("POST", playing(script).url)
+        http.request("POST", playing(script).url, content=bytes(size))
 
     assert caught.value.maybe_done
 
@@ -1055,7 +1058,7 @@ def test_an_answer_that_drips_over_tls_ends_in_time(
     with pytest.raises(HttpError, match=r"within 0\.3 s"):
         http.request("GET", f"https://hook.test:{server.port}/", timeout_s=0.3)
 
-    assert time.monotonic() - began_at < 2
+    assert time.monotonic() - began_at < 4
 
 
 # --- reading an answer ---

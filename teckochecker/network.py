@@ -1,0 +1,175 @@
+"""Connections to checked addresses, bounded in time: what `http` gives to httpx.
+
+A name is resolved once, every address it has is checked, and the connection goes to the very
+address that was checked. Each wait on a connection ends with the exchange it serves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import certifi
+import httpcore
+
+from teckochecker import addresses
+from teckochecker.addresses import Allowed
+from teckochecker.errors import AddressRefused, Fault, HttpError
+
+Resolve = Callable[..., Sequence[tuple[Any, Any, Any, Any, Any]]]
+"""As `socket.getaddrinfo`; called with host, port and `type`, and asked for addresses only."""
+
+
+class SharedContext(ssl.SSLContext):
+    """A TLS context that many threads may connect with at once."""
+
+    def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
+        """Do nothing: httpcore sets the list before each handshake.
+
+        OpenSSL may be copying it for another thread's handshake just then, without a lock:
+        10 of 380,000 greetings went out corrupt, tried. It is set once, in `tls_context`.
+        """
+
+
+def tls_context() -> ssl.SSLContext:
+    context = SharedContext(ssl.PROTOCOL_TLS_CLIENT)  # checks certificate and host name
+    context.load_default_certs()  # the machine's own authorities, a company's among them
+    context.load_verify_locations(certifi.where())
+    ssl.SSLContext.set_alpn_protocols(context, ["http/1.1"])
+    return context
+
+
+class Exchange(threading.local):
+    """What the request of the present thread may still take, and what became of it so far."""
+
+    def begin(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self.began_at = time.monotonic()
+        self.connected = False  # on a connection of its own, not on a kept one
+        self.sent = False  # a byte may have left
+        self.received = False  # a byte has come
+        self.status_code: int | None = None
+
+    def left_s(self, at_most_s: float | None, late: type[httpcore.TimeoutException]) -> float:
+        left_s = self.began_at + self.timeout_s - time.monotonic()
+        if left_s <= 0:
+            raise late
+        return left_s if at_most_s is None else min(left_s, at_most_s)
+
+    def duration_ms(self) -> int:
+        return round((time.monotonic() - self.began_at) * 1000)
+
+    def met_dead_connection(self) -> bool:
+        return self.sent and not self.connected and not self.received
+
+
+class CheckedNetwork(httpcore.NetworkBackend):
+    """Connects to the very addresses that were checked: a name is resolved here and only once.
+
+    Sockets in the file system stay refused, as the base class has it.
+    """
+
+    def __init__(self, allowed: Allowed, resolve: Resolve, exchange: Exchange) -> None:
+        self.own: tuple[tuple[str, int], ...] = ()
+        self._allowed = allowed
+        self._resolve = resolve
+        self._exchange = exchange
+        self._network = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        found = self._resolved(host, port)
+        self._check(host, port, found)
+        stream = self._first_to_answer(found, port, timeout)
+        try:
+            self._check(host, port, [stream.get_extra_info("server_addr")[0]])
+        except AddressRefused:
+            stream.close()
+            raise
+        except OSError as error:  # it is gone again
+            stream.close()
+            raise httpcore.ConnectError(error) from error
+        self._exchange.connected = True
+        return _TimedStream(stream, self._exchange)
+
+    def _resolved(self, host: str, port: int) -> list[str]:
+        try:
+            entries = self._resolve(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise httpcore.ConnectError(error) from error
+        except UnicodeError as error:  # of Python's codec for host names
+            raise HttpError(f"{host!r} isn't a host name", Fault.REFUSED) from error
+        return [entry[4][0] for entry in entries]
+
+    def _check(self, host: str, port: int, found: Sequence[str]) -> None:
+        complaint = addresses.refusal(host, port, found, self._allowed, self.own)
+        if complaint is not None:
+            raise AddressRefused(complaint)
+
+    def _first_to_answer(
+        self, found: Sequence[str], port: int, timeout: float | None
+    ) -> httpcore.NetworkStream:
+        share_s = self._exchange.left_s(timeout, httpcore.ConnectTimeout) / len(found)
+        *others, last = found
+        for address in others:
+            with contextlib.suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                return self._network.connect_tcp(address, port, share_s)
+        return self._network.connect_tcp(last, port, share_s)
+
+
+class _TimedStream(httpcore.NetworkStream):
+    """A connection whose every wait ends with the exchange that it serves at the time."""
+
+    def __init__(self, stream: httpcore.NetworkStream, exchange: Exchange) -> None:
+        self._stream = stream
+        self._exchange = exchange
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        data = self._stream.read(max_bytes, self._exchange.left_s(timeout, httpcore.ReadTimeout))
+        self._exchange.received |= bool(data)
+        return data
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Send by itself: httpcore's own starts its time-out anew after every part sent."""
+        connection: socket.socket = self._stream.get_extra_info("socket")
+        unsent = memoryview(buffer)
+        try:
+            while unsent:
+                connection.settimeout(self._exchange.left_s(timeout, httpcore.WriteTimeout))
+                self._exchange.sent = True
+                unsent = unsent[connection.send(unsent) :]
+        except TimeoutError as error:
+            raise httpcore.WriteTimeout(error) from error
+        except OSError as error:
+            raise httpcore.WriteError(error) from error
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        try:
+            left_s = self._exchange.left_s(timeout, httpcore.ConnectTimeout)
+        except httpcore.ConnectTimeout:
+            self.close()  # httpcore forgets a stream whose handshake fails
+            raise
+        secure = self._stream.start_tls(ssl_context, server_hostname, left_s)
+        return _TimedStream(secure, self._exchange)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
