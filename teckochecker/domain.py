@@ -136,9 +136,10 @@ class SecretInfo(Value, frozen=True, kw_only=True):
 
 
 class SecretRef(Value, frozen=True, kw_only=True):
-    """A mention of a secret in a document: by id or name, in the field `role`."""
+    """A mention of a secret in a document: by id or name, in `field`, for use as `role`."""
 
     role: str
+    field: str
     wanted: int | str
     type: SecretType
 
@@ -267,6 +268,9 @@ class DeliveryState(StrEnum):
     DELIVERED = "delivered"
     FAILED = "failed"
     UNCONFIRMED = "unconfirmed"
+
+
+USED_UP = frozenset({DeliveryState.FAILED, DeliveryState.UNCONFIRMED})  # nobody tries any more
 
 
 class Doubt(StrEnum):

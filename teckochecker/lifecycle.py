@@ -18,6 +18,7 @@ from teckochecker.domain import (
     Finding,
     Job,
     JobDraft,
+    Kind,
     Phase,
     SecretOpened,
     Status,
@@ -95,8 +96,10 @@ def checked(
 ) -> Change:
     """A check of the source as it was at `revision` has come to an end."""
     entries = _findings_entries(finding, duration_ms, opened)
+    hold = _hold_until(finding, now)
     if revision != job.revision or job.status in ENDED or job.delivering:
-        return Change(job=job, entries=_annotated(entries, "stale, the job changed meanwhile"))
+        stale = _annotated(entries, "stale, the job changed meanwhile")
+        return Change(job=job, entries=stale, hold_until=hold)
     known = replace(
         job,
         last_check_at=now,
@@ -106,12 +109,12 @@ def checked(
     )
     if job.status is Status.PAUSED:
         paused_now = replace(known, last_verdict=job.last_verdict, last_data=job.last_data)
-        return Change(
-            job=paused_now, entries=_annotated(entries, "not acted on, the job is paused")
-        )
+        ignored = _annotated(entries, "not acted on, the job is paused")
+        return Change(job=paused_now, entries=ignored, hold_until=hold)
     if finding.verdict in TERMINAL:
         return _ended(known, finding, entries, event_id, duration_ms, now)
-    return _polling_on(known, finding, entries, held_until, now, jitter)
+    change = _polling_on(known, finding, entries, held_until, now, jitter)
+    return replace(change, hold_until=hold)
 
 
 def paused(job: Job, now: datetime) -> Change:
@@ -127,7 +130,7 @@ def resumed(job: Job, held_until: datetime | None, now: datetime) -> Change:
         return Change(job=job)
     _refuse_ended(job, "resumed")
     changed = replace(job, status=Status.ACTIVE, status_reason=None, errors=0, strikes=0)
-    if not job.delivering:
+    if not job.delivering and job.next_check_at is not None:
         changed = replace(changed, next_check_at=held(now, held_until, 0.0))
     return Change(job=changed, entries=(Entry(status="resumed", message="Resumed by hand."),))
 
@@ -228,7 +231,9 @@ def _ended(
             execution_time_ms=duration_ms,
         )
         return Change(job=replace(known, event_id=event_id), entries=entries, event=event)
-    status = Status.COMPLETED if finding.verdict is Verdict.SUCCESS else Status.FAILED
+    told = job.kind is Kind.CUSTOM_CHECK and not job.actions  # whose verdict is all one wanted
+    well = finding.verdict is Verdict.SUCCESS or told
+    status = Status.COMPLETED if well else Status.FAILED
     reason = None if status is Status.COMPLETED else finding.message
     ended = replace(known, status=status, status_reason=reason, completed_at=now)
     return Change(job=ended, entries=(*entries, *end_entry(job, ended)))
@@ -248,17 +253,19 @@ def _polling_on(
     changed = replace(
         job, next_check_at=due, errors=job.errors + 1 if error else 0, strikes=strikes
     )
-    hold = (
-        now + timedelta(seconds=finding.retry_after_s)
-        if finding.fault is Fault.RATE_LIMITED and finding.retry_after_s
-        else None
-    )
     if strikes < STRIKES:
-        return Change(job=changed, entries=entries, hold_until=hold)
+        return Change(job=changed, entries=entries)
     reason = f"{finding.message} ({STRIKES} times in a row; mend it, then resume the job)"
     stopped = replace(changed, status=Status.PAUSED, status_reason=reason)
     entry = Entry(status="paused", message=f"Paused: {reason}")
-    return Change(job=stopped, entries=(*entries, entry), hold_until=hold)
+    return Change(job=stopped, entries=(*entries, entry))
+
+
+def _hold_until(finding: Finding, now: datetime) -> datetime | None:
+    """Until when the service doesn't want to hear from the account, whatever became of the job."""
+    if finding.fault is not Fault.RATE_LIMITED or finding.retry_after_s is None:
+        return None
+    return now + timedelta(seconds=finding.retry_after_s)
 
 
 def _rescheduled(job: Job, draft: JobDraft, now: datetime) -> datetime:

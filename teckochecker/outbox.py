@@ -12,6 +12,7 @@ from typing import Final
 
 from teckochecker.domain import (
     ENDED,
+    USED_UP,
     Attempt,
     Delivery,
     DeliveryState,
@@ -89,6 +90,7 @@ def attempted(
     others: Sequence[DeliveryState],
     now: datetime,
     jitter: float,
+    look_pause_s: float = LOOK_PAUSE_S,
 ) -> DeliveryChange:
     """An attempt that `attempt_begun` has marked has come to an end.
 
@@ -98,7 +100,7 @@ def attempted(
     if isinstance(outcome, Sent):
         changed = _delivered(delivery, outcome, now)
     elif isinstance(outcome, NotFoundYet):
-        due = now + timedelta(seconds=LOOK_PAUSE_S)
+        due = now + timedelta(seconds=look_pause_s)
         changed = replace(
             delivery,
             state=DeliveryState.PENDING,
@@ -111,7 +113,8 @@ def attempted(
     else:
         changed = _failed_attempt(delivery, outcome, waits_s, now, jitter)
     entry = _delivery_entry(changed, attempt, duration_ms, opened)
-    settled = settle(job, [changed.state, *others], attempt.message, now)
+    why = attempt.message if changed.state in USED_UP else "see the job's other delivery."
+    settled = settle(job, [changed.state, *others], why, now)
     return DeliveryChange(
         delivery=changed, job=settled, attempt=attempt, entries=(entry, *end_entry(job, settled))
     )
@@ -143,15 +146,21 @@ def interrupted(delivery: Delivery, now: datetime) -> Delivery:
 
 
 def redelivered(delivery: Delivery, job: Job, now: datetime) -> DeliveryChange:
-    """Send it again, by hand: a fresh schedule, the same event id, and no look beforehand."""
+    """Send it again, by hand: a fresh schedule and the same event id.
+
+    One that is still on its way and in doubt is looked for from the start, any other isn't.
+    """
     if delivery.state is DeliveryState.SENDING:
         raise WrongState(f"Delivery {delivery.id} is being sent right now: look again in a minute.")
+    in_doubt = delivery.state is DeliveryState.PENDING and delivery.doubt is not Doubt.NONE
+    arrived = delivery.state is DeliveryState.DELIVERED  # a look mustn't find that one
     again = replace(
         delivery,
         state=DeliveryState.PENDING,
-        doubt=delivery.doubt if delivery.state is DeliveryState.PENDING else Doubt.NONE,
+        doubt=Doubt.LOOK if in_doubt else Doubt.NONE,
         tries=0,
         next_attempt_at=now,
+        first_sent_at=None if arrived else delivery.first_sent_at,
         delivered_at=None,
         receipt=None,
         follow_up_at=None,
@@ -168,6 +177,8 @@ def followed(
     delivery: Delivery, job: Job, news: Receipt | OutsideError, now: datetime
 ) -> DeliveryChange:
     """The started work was asked how it is; that never changes our own job's status."""
+    if delivery.state is not DeliveryState.DELIVERED:  # redelivered while it was asked
+        return DeliveryChange(delivery=delivery, job=job)
     follow_ups = delivery.follow_ups + 1
     begun = delivery.delivered_at or now
     if isinstance(news, OutsideError):
@@ -179,7 +190,8 @@ def followed(
     wait_s = (
         FOLLOW_UP_WAITS_S[follow_ups] if follow_ups < len(FOLLOW_UP_WAITS_S) else FOLLOW_UP_WAIT_S
     )
-    due = now + timedelta(seconds=wait_s)
+    told_s = news.retry_after_s if isinstance(news, OutsideError) else None
+    due = now + timedelta(seconds=max(wait_s, told_s or 0.0))
     if final or due > begun + FOLLOW_UP_END:
         due = None  # type: ignore[assignment]
     changed = replace(delivery, receipt=receipt, follow_up_at=due, follow_ups=follow_ups)
@@ -250,7 +262,7 @@ def _delivery_entry(
         message += f" {delivery.receipt.url or delivery.receipt.id}"
     if delivery.next_attempt_at:
         message += f" Tried again at {delivery.next_attempt_at:%Y-%m-%d %H:%M:%S} UTC."
-    elif state in (DeliveryState.FAILED, DeliveryState.UNCONFIRMED):
+    elif state in USED_UP:
         message += " Mend the cause, then redeliver."
     return Entry(status=status, message=message, duration_ms=duration_ms, opened=opened)
 

@@ -62,6 +62,14 @@ class Fields:
         self._read.add(name)
         return self._given.get(name) is not None
 
+    def spelling(self, name: str, other: str) -> str:
+        """Which of two names of one field the document uses, `name` when it uses neither."""
+        self._read |= {name, other}
+        if self.sent(name) and self.sent(other):
+            self.fault(other, f"give {name} or {other}, not both")
+        used = self.sent(other) or (other in self._given and name not in self._given)
+        return other if used and not self.sent(name) else name
+
     def fault(self, name: str, message: str) -> None:
         self._faults.append(FieldError(name, message))
 
@@ -189,11 +197,13 @@ class Fields:
             return int(text) if _DIGITS.fullmatch(text) and len(text) < 19 else text
 
         by_id = f"{role}_id"
-        if self.sent(by_id) and self.sent(role):
-            self.fault(by_id, f"give {role} or {by_id}, not both")
-        name = by_id if self.sent(by_id) else role
+        name = self.spelling(role, by_id)
+        if self._stored and not self.has(role, by_id):
+            return None  # it was deleted; who changes something else needs no other
         wanted = self.value(name, REQUIRED, checked, None)
-        return None if wanted is None else SecretRef(role=role, wanted=wanted, type=type_)
+        if wanted is None:
+            return None
+        return SecretRef(role=role, field=name, wanted=wanted, type=type_)
 
     def done(self, thing: str) -> None:
         for name in self._given:
@@ -342,7 +352,7 @@ def _summary(thing: str, faults: list[FieldError]) -> str:
 _KINDS: Mapping[type, str] = {
     bool: "a boolean",
     int: "a number",
-    float: "a number",
+    float: "a decimal number",
     str: "text",
     list: "a list",
     dict: "an object",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, ClassVar, Final
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -129,14 +129,14 @@ class Keboola:
     def trial_url(self, fields: Fields) -> str:
         return str(fields.text("keboola_stack_url", max_chars=500, check=self._url))
 
-    def test(self, secret: Secret, doc: Document) -> str:
+    def test(self, secret: Secret, doc: Document, now: datetime) -> str:
         """`GET {stack}/v2/storage/tokens/verify`."""
         stack = str(doc["keboola_stack_url"]).rstrip("/")
         url = f"{stack}/v2/storage/tokens/verify"
         headers = {"x-storageapi-token": secret.reveal(), "accept": "application/json"}
         reply = self._http.request("GET", url, headers=headers, timeout_s=REQUEST_TIMEOUT_S)
         if reply.status_code != 200:
-            raise error_of(reply, datetime.now(UTC))
+            raise error_of(reply, now)
         return _verified(reply.document())
 
     def _start(

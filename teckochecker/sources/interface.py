@@ -52,5 +52,5 @@ class Source(Protocol):
     def trial_url(self, fields: Fields) -> str:
         """Where `test` shall try a secret, read from the field that names it."""
 
-    def test(self, secret: Secret, doc: Document) -> str:
+    def test(self, secret: Secret, doc: Document, now: datetime) -> str:
         """Try the secret with a live call: a sentence when it is good, else OutsideError."""

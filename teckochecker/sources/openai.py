@@ -98,11 +98,11 @@ class OpenAI:
     def trial_url(self, fields: Fields) -> str:
         return str(fields.text("openai_base_url", max_chars=500, check=self._url))
 
-    def test(self, secret: Secret, doc: Document) -> str:
+    def test(self, secret: Secret, doc: Document, now: datetime) -> str:
         """`GET {base}/models`, which costs nothing and needs a valid key."""
         reply = self._get(doc, "/models", secret, "test")
         if reply.status_code != 200:
-            raise error_of(reply, datetime.now(UTC))
+            raise error_of(reply, now)
         return "OpenAI accepts this key."
 
     def _ask(self, doc: Document, path: str, context: CheckContext) -> Reply:
@@ -131,6 +131,8 @@ class OpenAI:
             parse_url(text, self._allowed)
         except InvalidInput as error:
             raise ValueError(str(error)) from error
+        if "?" in text:
+            raise ValueError("must not have a query: paths are appended to it")
         return text
 
 
@@ -216,9 +218,7 @@ def _error_body(reply: Reply) -> tuple[str, str]:
 
 def _batch_ids(fields: Fields) -> list[str]:
     """`batch_ids`, or `batch_id` for one; stored always as the list."""
-    if fields.sent("batch_id"):
-        if fields.sent("batch_ids"):
-            fields.fault("batch_ids", "give batch_id or batch_ids, not both")
+    if fields.spelling("batch_ids", "batch_id") == "batch_id":
         return [fields.text("batch_id", max_chars=206, pattern=_BATCH_ID, hint=_ID_HINT)]
     return fields.texts("batch_ids", 1, MAX_BATCHES, _batch_id)
 

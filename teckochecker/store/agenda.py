@@ -92,12 +92,13 @@ class AgendaStore:
             return next((rows.instant(due) for id_, due in cursor if id_ not in running), None)
 
     def troubled_deliveries(self, now: datetime) -> int:
-        """Deliveries of the last day that failed or can't be confirmed."""
+        """Deliveries that failed or can't be confirmed, by an attempt of the last day."""
         with self._database.read() as db:
             row = db.execute_sql(
                 "SELECT count(*) FROM deliveries "
                 "WHERE state IN ('failed', 'unconfirmed') AND state <> 'delivered' "
-                "AND ifnull(first_sent_at, created_at) >= ?",
+                "AND EXISTS (SELECT 1 FROM attempts "
+                "WHERE delivery_id = deliveries.id AND started_at >= ?)",
                 (rows.ms(now - _DAY),),
             ).fetchone()
             return int(row[0])

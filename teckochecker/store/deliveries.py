@@ -29,6 +29,7 @@ from teckochecker.store import models, rows, secrets
 from teckochecker.store.database import Database
 from teckochecker.store.jobs import id_of as job_id_of
 from teckochecker.store.jobs import load as load_job
+from teckochecker.store.jobs import refuse_taken
 
 _INSERT_ATTEMPT: Final = (
     "INSERT INTO attempts (delivery_id, started_at, outcome, message, answer) "
@@ -92,6 +93,8 @@ class Deliveries:
             delivery = _load(db, wanted) if 0 < wanted <= MAX_ID else None
             if delivery is None:
                 raise _missing(wanted)
+            job, _ = load_job(db, delivery.job_id)
+            refuse_taken(db, job.name, job.id)
             _apply(db, delivery, lambda found, job, _: outbox.redelivered(found, job, now), now)
             return _view(db, delivery.id)
 

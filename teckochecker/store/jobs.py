@@ -10,6 +10,7 @@ import peewee
 
 from teckochecker.domain import (
     MAX_ID,
+    OPEN,
     Delivery,
     Entry,
     Job,
@@ -69,7 +70,7 @@ class Jobs:
     def add(self, draft: JobDraft, due: datetime | None, now: datetime) -> JobView:
         """Store a new job that is first checked at `due`."""
         with self._database.write() as db:
-            _refuse_taken(db, draft.name, None)
+            refuse_taken(db, draft.name, None)
             found = secrets.resolve(db, draft.secrets)
             job_id = JobId(_insert(db, draft, now))
             secrets.link(db, job_id, found)
@@ -99,7 +100,11 @@ class Jobs:
             pattern = rows.like(which.text)
             conditions.append(
                 peewee.SQL("(jobs.name LIKE ? ESCAPE '\\'", [pattern])
-                | peewee.SQL("jobs.source_doc LIKE ? ESCAPE '\\')", [pattern])
+                | peewee.SQL(
+                    "EXISTS (SELECT 1 FROM json_each(jobs.source_doc, '$.batch_ids') "
+                    "WHERE value LIKE ? ESCAPE '\\'))",
+                    [pattern],
+                )
             )
         query = job.select(peewee.SQL(rows.JOB_COLUMNS)).where(*conditions)
         with self._database.read() as db:
@@ -130,8 +135,10 @@ class Jobs:
         """A change that may also bring other actions and secrets."""
         with self._database.write() as db:
             job_id = id_of(db, wanted)
-            new = draft(_view(db, job_id))
-            _refuse_taken(db, new.name, job_id)
+            view = _view(db, job_id)
+            new = draft(view)
+            if view.job.status in OPEN:
+                refuse_taken(db, new.name, job_id)
             secrets.link(db, job_id, secrets.resolve(db, new.secrets))
             _write_actions(db, job_id, new)
             self._apply(db, job_id, lambda job, _held: decide(job, new), now)
@@ -244,7 +251,8 @@ def _views(db: Any, jobs: Sequence[Job]) -> list[JobView]:
     ]
 
 
-def _refuse_taken(db: Any, name: str, mine: JobId | None) -> None:
+def refuse_taken(db: Any, name: str, mine: JobId | None) -> None:
+    """Names are unique among the jobs that haven't ended."""
     row = db.execute_sql(
         "SELECT id FROM jobs WHERE name = ? AND status IN ('active', 'paused') AND id <> ?",
         (name, mine or 0),

@@ -7,6 +7,7 @@ epoch, UTC; the views show them as RFC 3339 for people who look with SQL.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -160,7 +161,8 @@ def _first(database: Any) -> None:
             database.execute_sql(statement)
 
 
-MIGRATIONS: Final = (_first,)
+Migration = Callable[[Any], None]
+MIGRATIONS: Final[tuple[Migration, ...]] = (_first,)
 
 
 def version(database: Any) -> int:
@@ -168,32 +170,34 @@ def version(database: Any) -> int:
     return found
 
 
-def migrate(database: Database, backups: Path) -> None:
+def migrate(
+    database: Database, backups: Path, migrations: Sequence[Migration] = MIGRATIONS
+) -> None:
     """Bring the file to this program's schema; an older one is copied to `backups` first.
 
     Raises ConfigError when the file is of a newer program.
     """
     with database.alone() as writer:
         have = version(writer)
-    refuse_newer(have, database.path)
-    if 0 < have < len(MIGRATIONS):
-        _copy(database, backups, have)
-    for number, migration in enumerate(MIGRATIONS[have:], have + 1):
+    refuse_newer(have, len(migrations), database.path)
+    if 0 < have < len(migrations):
+        _copy(database, backups, f"before-schema-{len(migrations)}-from-{have}")
+    for number, migration in enumerate(migrations[have:], have + 1):
         with database.write() as writer:
             migration(writer)
             writer.execute_sql(f"PRAGMA user_version = {number}")
 
 
-def refuse_newer(have: int, path: Path) -> None:
-    if have > len(MIGRATIONS):
+def refuse_newer(have: int, known: int, path: Path) -> None:
+    if have > known:
         raise ConfigError(
-            f"The database {path} has schema {have}, this program knows {len(MIGRATIONS)}: "
+            f"The database {path} has schema {have}, this program knows {known}: "
             f"start the newer program that wrote it, or restore a backup."
         )
 
 
-def _copy(database: Database, backups: Path, have: int) -> None:
+def _copy(database: Database, backups: Path, name: str) -> None:
     backups.mkdir(parents=True, exist_ok=True, mode=0o700)
-    target = backups / f"before-schema-{len(MIGRATIONS)}-from-{have}-{time.time_ns()}.db"
+    target = backups / f"{name}-{time.time_ns()}.db"
     with database.alone() as writer, translated(target):
         writer.execute_sql("VACUUM INTO ?", (str(target),))

@@ -134,13 +134,13 @@ def resolve(db: Any, refs: Iterable[SecretRef]) -> dict[str, SecretId]:
         if row is None:
             faults.append(
                 FieldError(
-                    ref.role,
+                    ref.field,
                     f"names no secret: {ref.wanted!r} doesn't exist (add it with `secret add`)",
                 )
             )
         elif row.type != ref.type:
             faults.append(
-                FieldError(ref.role, f"must be of type {ref.type}, {row.name!r} is {row.type}")
+                FieldError(ref.field, f"must be of type {ref.type}, {row.name!r} is {row.type}")
             )
         else:
             found[ref.role] = SecretId(row.id)

@@ -13,6 +13,7 @@ from werkzeug.exceptions import HTTPException
 from teckochecker import __version__
 from teckochecker.app import App
 from teckochecker.errors import TeckoError
+from teckochecker.web.description import Description
 from teckochecker.web.guard import Asgi, Guard
 from teckochecker.web.jobs import jobs
 from teckochecker.web.problems import http_problem, problem
@@ -41,6 +42,7 @@ def create_web(app: App) -> Asgi:
         scalar_ui_path=None,
         info={"title": "TeckoChecker", "version": __version__},
         conversion_preference="msgspec",
+        openapi_provider_class=Description,
         security=[{"token": []}],
         security_schemes={"token": {"type": "http", "scheme": "bearer"}},
     )

@@ -12,6 +12,7 @@ import hmac
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
@@ -19,7 +20,7 @@ from typing import Any, Final
 import trio
 
 from teckochecker.app import App
-from teckochecker.errors import AccessDenied, InvalidInput, TeckoError
+from teckochecker.errors import AccessDenied, InvalidInput, StoreBusy, StoreFull, TeckoError
 from teckochecker.lanes import Lane
 from teckochecker.web.problems import TooLarge, TooMany, TooSlow, problem
 
@@ -47,6 +48,10 @@ _HEADERS: Final = (
 )
 
 
+class _Gone(Exception):
+    """The client went away before its request was whole: nothing of it is done."""
+
+
 class Guard:
     """`inner` behind the product's access rules."""
 
@@ -69,7 +74,7 @@ class Guard:
         request_id = f"req_{secrets.token_hex(8)}"
         scope["path"] = scope["path"].rstrip("/") or "/"
         headers = dict(scope["headers"])
-        answer = partial(_with_headers, send, request_id)
+        answer = _Answer(send, request_id)
         try:
             self._check_host(headers.get(b"host", b"").decode("latin-1"))
             if scope["path"] not in OPEN_PATHS:
@@ -78,9 +83,11 @@ class Guard:
         except TeckoError as error:
             await _refuse(error, answer, request_id)
             return
+        except _Gone:
+            return
         kept = [pair for pair in scope["headers"] if pair[0] != b"x-request-id"]
         scope["headers"] = [*kept, (b"x-request-id", request_id.encode())]
-        await self._inner(scope, _replayed(body, receive), answer)
+        await self._inner(scope, _replayed(body, receive, answer), answer)
 
     def _check_host(self, host: str) -> None:
         """DNS rebinding reaches loopback with a foreign name, so names are a closed list."""
@@ -112,25 +119,26 @@ class Guard:
 
     def _note_failure(self, address: str, now: datetime) -> None:
         failed = self._failures.setdefault(address, deque(maxlen=FAILURES))
+        locked_out = len(failed) == FAILURES and now - failed[0] < MINUTE
         failed.append(now)
         if len(self._failures) > 1000:  # a bound on memory; forgets the oldest address
             del self._failures[next(iter(self._failures))]
-        if len(failed) == FAILURES and now - failed[0] < MINUTE:
+        if locked_out:
             raise TooMany("Too many wrong tokens from this address: wait a minute.")
 
     async def _note_use(self, token_id: int, now: datetime) -> None:
-        """At most once a minute: it is shown to people."""
+        """At most once a minute: it is shown to people, and worth no refusal."""
         last = self._used.get(token_id)
         if last is not None and now - last < MINUTE:
             return
         self._used[token_id] = now
-        await self._app.lanes.run(
-            Lane.STORE, partial(self._app.store.secrets.token_used, token_id, now)
-        )
+        write = partial(self._app.store.secrets.token_used, token_id, now)
+        with suppress(StoreFull, StoreBusy):
+            await self._app.lanes.run(Lane.STORE, write)
 
 
 def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host.lower()
+    return f"[{host}]".lower() if ":" in host else host.lower()
 
 
 async def _body(headers: dict[bytes, bytes], receive: Receive) -> bytes:
@@ -143,7 +151,7 @@ async def _body(headers: dict[bytes, bytes], receive: Receive) -> bytes:
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                break
+                raise _Gone
             parts.append(message.get("body", b""))
             size += len(parts[-1])
             more = message.get("more_body", False)
@@ -154,24 +162,38 @@ async def _body(headers: dict[bytes, bytes], receive: Receive) -> bytes:
     return b"".join(parts)
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
+class _Answer:
+    """The way back to the client: adds our headers, and knows when the whole answer has left."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._headers = (*_HEADERS, (b"x-request-id", request_id.encode()))
+        self.ended = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), *self._headers]
+        elif not message.get("more_body", False):
+            self.ended = True
+        await self._send(message)
+
+
+def _replayed(body: bytes, receive: Receive, answer: _Answer) -> Receive:
     given = False
 
     async def again() -> Message:
         nonlocal given
         if given:
-            return await receive()
+            message = await receive()
+            if answer.ended:
+                # The end of an answer is a disconnect, too, at which quart-trio would cancel the
+                # sender: hypercorn could no longer close the connection, or watch it idle.
+                await trio.sleep_forever()
+            return message
         given = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again
-
-
-async def _with_headers(send: Send, request_id: str, message: Message) -> None:
-    if message["type"] == "http.response.start":
-        ours = (*_HEADERS, (b"x-request-id", request_id.encode()))
-        message["headers"] = [*message.get("headers", ()), *ours]
-    await send(message)
 
 
 async def _refuse(error: TeckoError, send: Send, request_id: str) -> None:

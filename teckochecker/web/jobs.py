@@ -10,7 +10,16 @@ from quart_schema import document_querystring, document_request, document_respon
 
 from teckochecker import lifecycle
 from teckochecker.app import App
-from teckochecker.domain import Document, Job, JobDraft, Kind, Page, Status, TriggerOn
+from teckochecker.domain import (
+    MAX_NAME_CHARS,
+    Document,
+    Job,
+    JobDraft,
+    Kind,
+    Page,
+    Status,
+    TriggerOn,
+)
 from teckochecker.errors import FieldError, InvalidInput
 from teckochecker.lanes import Lane
 from teckochecker.store import JobFilter, JobView
@@ -94,7 +103,7 @@ def jobs(app: App) -> Blueprint:
         """Delete a job, its log and its deliveries."""
         wanted = await existing(app, job, Kind.POLLING)
         await app.lanes.run(Lane.STORE, partial(app.store.jobs.delete, wanted))
-        return Response(status=204)
+        return Response(b"", 204)
 
     @routes.post("/<job>/pause")
     @document_response(schemas.JobVerb)
@@ -169,8 +178,12 @@ def job_filter(given: dict[str, str], kind: Kind) -> JobFilter:
     if which not in ("all", kind):
         message = f"must be {kind} or all"
         raise InvalidInput(f"kind {message}", (FieldError("kind", message),))
+    text = given.get("q") or None
+    if text is not None and (len(text) > MAX_NAME_CHARS or not text.isprintable()):
+        message = f"must have at most {MAX_NAME_CHARS} characters, none that can't be printed"
+        raise InvalidInput(f"q {message}", (FieldError("q", message),))
     return JobFilter(
         kind=None if which == "all" else kind,
         status=Status(status) if status else None,
-        text=given.get("q") or None,
+        text=text,
     )

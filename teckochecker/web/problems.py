@@ -9,6 +9,7 @@ import msgspec
 from teckochecker.errors import (
     AccessDenied,
     Conflict,
+    FolderError,
     InvalidInput,
     NotFound,
     OutsideError,
@@ -42,7 +43,9 @@ _STATUS: Final = (  # the first that fits
     (TooMany, 429, "Too many attempts"),
     (OutsideError, 502, "A service failed"),
     (StoreError, 503, "Database not ready"),
+    (FolderError, 503, "Database not ready"),
     (VaultError, 500, "Encryption failed"),
+    (TeckoError, 500, "Internal error"),
 )
 _HTTP_TITLES: Final = {404: "Not found", 405: "Method not allowed", 500: "Internal error"}
 

@@ -35,6 +35,7 @@ Interval = Annotated[
     int, Meta(ge=1, description="Seconds, within MIN_POLL_INTERVAL and MAX_POLL_INTERVAL.")
 ]
 Limit = Annotated[int, Meta(ge=1, le=1000)]
+Instant = Annotated[datetime, Meta(tz=True, description="RFC 3339, UTC.")]
 Offset = Annotated[int, Meta(ge=0)]
 
 
@@ -121,10 +122,10 @@ class JobDocument(Struct, kw_only=True):
     failed_count: int
     last_check_status: Verdict | None
     last_check_data: dict[str, Any] | None
-    last_check_at: datetime | None
-    next_check_at: datetime | None
-    created_at: datetime
-    completed_at: datetime | None
+    last_check_at: Instant | None
+    next_check_at: Instant | None
+    created_at: Instant
+    completed_at: Instant | None
     keboola_job: StartedJob | None
 
 
@@ -135,7 +136,7 @@ class LogDocument(Struct):
     job_id: int
     status: str
     message: str
-    created_at: datetime
+    created_at: Instant
     execution_time_ms: int | None
     detail: str | None
     secrets_opened: list[dict[str, Any]]
@@ -178,9 +179,9 @@ class DeliveryDocument(Struct):
     action: str
     state: DeliveryState
     attempts: list[Attempt]
-    next_attempt_at: datetime | None
-    created_at: datetime
-    delivered_at: datetime | None
+    next_attempt_at: Instant | None
+    created_at: Instant
+    delivered_at: Instant | None
     receipt: Receipt | None
 
 
@@ -236,7 +237,7 @@ class StatsDocument(Struct):
     deliveries: dict[str, int]
     lag_seconds: dict[str, float | None]
     database_bytes: int
-    token_last_used_at: datetime | None
+    token_last_used_at: Instant | None
 
 
 class Problem(Struct):
@@ -257,9 +258,9 @@ class Paging(Struct):
 
 
 class JobQuery(Struct):
-    status: Status | None = None
-    q: str | None = None
-    kind: Literal["polling", "all"] | None = None
+    status: Status | UnsetType = UNSET
+    q: Annotated[str, Meta(max_length=MAX_NAME_CHARS)] | UnsetType = UNSET
+    kind: Literal["polling", "all"] = "polling"
     limit: Limit = 100
     offset: Offset = 0
 

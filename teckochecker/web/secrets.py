@@ -5,13 +5,21 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
+import trio
 from quart import Blueprint, Response
 from quart_schema import document_request, document_response, tag
 
 from teckochecker.actions import Action
 from teckochecker.app import App
 from teckochecker.domain import Document, JobId, Kind, Secret, SecretInfo, SecretType
-from teckochecker.errors import Fault, FieldError, InvalidInput, OutsideError
+from teckochecker.errors import (
+    Fault,
+    FieldError,
+    InvalidInput,
+    KeboolaError,
+    OpenAIError,
+    OutsideError,
+)
 from teckochecker.lanes import Lane
 from teckochecker.sources import Source
 from teckochecker.validation import Fields, secret_draft, secret_value
@@ -23,6 +31,7 @@ _URL_FIELDS: Final = {
     SecretType.OPENAI: "openai_base_url",
     SecretType.KEBOOLA: "keboola_stack_url",
 }
+_ERRORS: Final = {SecretType.OPENAI: OpenAIError, SecretType.KEBOOLA: KeboolaError}
 
 
 def secrets(app: App) -> Blueprint:
@@ -76,7 +85,7 @@ def secrets(app: App) -> Blueprint:
     async def delete(secret: str) -> Response:
         """Delete a secret that no open job and no undelivered delivery uses."""
         await app.lanes.run(Lane.STORE, partial(store.delete, wire.wanted(secret)))
-        return Response(status=204)
+        return Response(b"", 204)
 
     @routes.post("/<secret>/test")
     @document_request(schemas.SecretTrial)
@@ -88,7 +97,7 @@ def secrets(app: App) -> Blueprint:
         tester = _tester(app, info)
         where = await _where(app, info, tester, given)
         valid, message = await _tried(app, info, tester, where)
-        return wire.encode({"valid": valid, "message": app.redaction.mask.text(message)})
+        return wire.encode({"valid": valid, "message": message})
 
     return routes
 
@@ -130,13 +139,17 @@ async def _tried(
     def call() -> str:
         value = app.vault.open(sealed)
         app.redaction.learn([value], app.now())
-        return tester.test(value, where)
+        return tester.test(value, where, app.now())
 
     try:
         message = await app.lanes.run(Lane.NETWORK, call, timeout_s=TEST_TIMEOUT_S)
+    except trio.TooSlowError as error:
+        late = f"No answer within {TEST_TIMEOUT_S:.0f} s: try again later."
+        raise _ERRORS[info.type](late, Fault.TRANSIENT) from error
     except OutsideError as error:
+        said = app.redaction.mask.text(str(error))
         if error.fault is Fault.CREDENTIALS:
-            return False, str(error)
-        raise
+            return False, said
+        raise _ERRORS[info.type](said, error.fault) from error
     await app.lanes.run(Lane.STORE, partial(app.store.secrets.used, info.id, app.now()))
-    return True, message
+    return True, app.redaction.mask.text(message)

@@ -54,15 +54,17 @@ async def document() -> Document:
 
 async def optional_document() -> Document:
     """As `document`, for requests whose body may be left out."""
-    body = await _body()
-    return decode(body) if body else {}
+    return await document() if await _body() else {}
 
 
 def decode(body: bytes) -> Document:
     """A plain JSON object, or InvalidInput that says what is wrong with it."""
     try:
         found = json.loads(
-            body, object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_integer
+            body.decode(),
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_int=_integer,
         )
     except RecursionError:
         raise InvalidInput(f"The body is nested deeper than {MAX_DEPTH} levels.") from None

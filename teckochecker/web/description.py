@@ -1,0 +1,81 @@
+"""The OpenAPI document: what quart-schema collects, with what it leaves out of msgspec's types.
+
+It drops every definition that a document refers to, and gives two operations of one name the
+same id. Errors are described here too: whatever else an operation answers is a `Problem`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from msgspec.json import schema_components
+from quart_schema.openapi import OpenAPIProvider
+from quart_schema.typing import Model
+from quart_schema.validation import DataSource
+from werkzeug.routing.converters import BaseConverter
+from werkzeug.routing.rules import Rule
+
+from teckochecker.web import schemas
+
+_REFS: Final = "#/components/schemas/{name}"
+_OPTIONAL: Final = frozenset({schemas.SecretTrial})  # bodies that may be left out
+_PATH: Final = {
+    "job": ({"type": "string"}, "Id or name of a job."),
+    "secret": ({"type": "string"}, "Id or name of a secret."),
+    "delivery": ({"type": "integer", "minimum": 1}, "Id of a delivery."),
+}
+
+
+class Description(OpenAPIProvider):
+    def build_paths(self, rule: Rule) -> tuple[dict[str, Any], dict[str, Any]]:
+        paths, components = super().build_paths(rule)
+        problem, more = _referred(schemas.Problem)
+        for operation in (one for path in paths.values() for one in path.values()):
+            found = {str(status): one for status, one in operation["responses"].items()}
+            responses = found or {"204": {"description": "Done."}}
+            error = {
+                "description": "An error (RFC 9457); `code` is the product's number for it.",
+                "content": {"application/problem+json": {"schema": problem}},
+            }
+            operation["responses"] = {**responses, "default": error}
+            operation["operationId"] = rule.endpoint.replace(".", "_").rstrip("_")
+        return paths, components | more
+
+    def build_path_parameter(self, name: str, converter: BaseConverter) -> dict[str, Any]:
+        schema, description = _PATH[name]
+        return {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": schema,
+            "description": description,
+        }
+
+    def build_querystring_parameters(
+        self, model: type[Model]
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        _, components = _referred(model)
+        found = components.pop(model.__name__)["properties"]
+        parameters = [{"name": name, "in": "query", "schema": one} for name, one in found.items()]
+        return parameters, components
+
+    def build_request_body(
+        self, model: type[Model], source: DataSource
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        schema, components = _referred(model)
+        content = {"application/json": {"schema": schema}}
+        return {"required": model not in _OPTIONAL, "content": content}, components
+
+    def build_response_object(
+        self, model: type[Model], headers_model: type[Model] | None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        schema, components = _referred(model)
+        description = components[model.__name__].get("description", model.__name__)
+        content = {"application/json": {"schema": schema}}
+        return {"description": description, "content": content}, components
+
+
+def _referred(model: type[Model]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A reference to a type, and every definition that it needs."""
+    (reference,), components = schema_components([model], ref_template=_REFS)
+    return reference, components
