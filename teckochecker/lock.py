@@ -9,10 +9,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from teckochecker.errors import AlreadyRunning, FolderError
+
+TRIES: Final = 10
+TRY_EVERY_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +41,21 @@ class DataLock:
                 f"The folder {home} can't be written ({error.strerror}): check its owner and "
                 f"rights, or set TECKOCHECKER_HOME to another place."
             ) from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not self._taken():
             os.close(self._file)
-            raise AlreadyRunning(_running(holder(home))) from None
+            raise AlreadyRunning(_running(holder(home)))
         self.tell(None)
+
+    def _taken(self) -> bool:
+        """Whether the lock is ours; who only looks at it holds it for an instant, too."""
+        for _ in range(TRIES):
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                time.sleep(TRY_EVERY_S)
+            else:
+                return True
+        return False
 
     def tell(self, url: str | None) -> None:
         """Write who holds the lock, and where it answers."""

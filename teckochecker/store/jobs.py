@@ -43,6 +43,11 @@ _HOLD: Final = (  # the others of the account come back spread over two seconds
     "SELECT job_id FROM job_secrets WHERE secret_id IN ({marks}))"
 )
 
+_CONTAINS: Final = (
+    "(jobs.name LIKE ? ESCAPE '\\' OR EXISTS (SELECT 1 FROM "
+    "json_each(jobs.source_doc, '$.batch_ids') WHERE value LIKE ? ESCAPE '\\'))"
+)
+
 Decide = Callable[[Job, datetime | None], Change]
 """From the job as it is, and the time until which its secrets are held back, to its change."""
 
@@ -98,20 +103,17 @@ class Jobs:
             conditions.append(job.status == str(which.status))
         if which.text:
             pattern = rows.like(which.text)
-            conditions.append(
-                peewee.SQL("(jobs.name LIKE ? ESCAPE '\\'", [pattern])
-                | peewee.SQL(
-                    "EXISTS (SELECT 1 FROM json_each(jobs.source_doc, '$.batch_ids') "
-                    "WHERE value LIKE ? ESCAPE '\\'))",
-                    [pattern],
-                )
-            )
-        query = job.select(peewee.SQL(rows.JOB_COLUMNS)).where(*conditions)
+            conditions.append(peewee.SQL(_CONTAINS, [pattern, pattern]))
+        ids = job.select(job.id).where(*conditions).order_by(job.id.desc())
         with self._database.read() as db:
             total = job.select(peewee.fn.COUNT(1)).where(*conditions).scalar(db)
-            found = query.order_by(job.id.desc()).limit(page.limit).offset(page.offset)
-            jobs = [rows.job(row) for row in found.tuples().execute(db)]
-            return _views(db, jobs), total
+            found = [row[0] for row in db.execute(ids.limit(page.limit).offset(page.offset))]
+            cursor = db.execute_sql(
+                f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE id IN ({_marks(found)}) "
+                f"ORDER BY id DESC",
+                tuple(found),
+            )
+            return _views(db, [rows.job(row) for row in cursor]), total
 
     def change(self, wanted: int | str, decide: Decide, now: datetime) -> JobView:
         """Load, decide, and write job, log and deliveries, all in one transaction."""
@@ -224,9 +226,13 @@ def _view(db: Any, job_id: JobId) -> JobView:
     return _views(db, [job])[0]
 
 
+def _marks(values: Sequence[object]) -> str:
+    return ",".join("?" * len(values))
+
+
 def _views(db: Any, jobs: Sequence[Job]) -> list[JobView]:
     ids = [job.id for job in jobs]
-    marks = ",".join("?" * len(ids))
+    marks = _marks(ids)
     named: dict[int, dict[str, tuple[SecretId, str]]] = {}
     cursor = db.execute_sql(
         "SELECT job_id, role, secrets.id, secrets.name FROM job_secrets "
@@ -238,7 +244,7 @@ def _views(db: Any, jobs: Sequence[Job]) -> list[JobView]:
     events = [job.event_id for job in jobs if job.event_id]
     sent: dict[int, list[Delivery]] = {}
     if events:
-        marks = ",".join("?" * len(events))
+        marks = _marks(events)
         cursor = db.execute_sql(
             f"SELECT {rows.DELIVERY_COLUMNS} FROM deliveries WHERE event_id IN ({marks})",
             tuple(events),
@@ -321,7 +327,7 @@ def _hold(db: Any, change: Change, until: int) -> None:
     ids = tuple(one.id for entry in change.entries for one in entry.opened)
     if not ids:
         return
-    marks = ",".join("?" * len(ids))
+    marks = _marks(ids)
     db.execute_sql(
         f"UPDATE secrets SET held_until = max(ifnull(held_until, 0), ?) WHERE id IN ({marks})",
         (until, *ids),
