@@ -57,7 +57,10 @@ def _database(text: str) -> str:
 
 
 def _hosts(text: str) -> tuple[str, ...]:
-    return tuple(host.strip().lower() for host in text.split(",") if host.strip())
+    hosts = tuple(host.strip().lower() for host in text.split(",") if host.strip())
+    if not all(re.fullmatch(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]", host) for host in hosts):
+        raise ValueError("must be host names with commas between them, without scheme and port")
+    return hosts
 
 
 SETTINGS: Final = (
@@ -151,12 +154,12 @@ class Origin:
 
 
 def resolve(layers: Sequence[tuple[str, Mapping[str, str]]]) -> dict[str, Origin]:
-    """Each setting's text from the strongest layer that gives one; empty texts give none."""
+    """Each setting's text from the strongest layer that gives one; blank texts give none."""
     found: dict[str, Origin] = {}
     for setting in SETTINGS:
-        given = ((name, layer[setting.name]) for name, layer in layers if layer.get(setting.name))
-        layer, text = next(given, ("default", setting.default))
-        found[setting.name] = Origin(text.strip(), layer)
+        given = ((layer.get(setting.name, "").strip(), name) for name, layer in layers)
+        text, name = next((one for one in given if one[0]), (setting.default, "default"))
+        found[setting.name] = Origin(text, name)
     return found
 
 
@@ -187,4 +190,6 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
             parse_url(values["OPENAI_BASE_URL"], allowed)
         except InvalidInput as error:
             faults.append(f"OPENAI_BASE_URL {error}")
+    if "?" in values["OPENAI_BASE_URL"]:
+        faults.append("OPENAI_BASE_URL must not have a query: paths are appended to it")
     return faults

@@ -136,12 +136,17 @@ class SecretInfo(Value, frozen=True, kw_only=True):
 
 
 class SecretRef(Value, frozen=True, kw_only=True):
-    """A mention of a secret in a document: by id or name, in `field`, for use as `role`."""
+    """A mention of a secret in a document: by id or name, in `field`, for use as `role`.
+
+    `type` None takes any. One that isn't `fresh` was there before a change: the secret that
+    it is linked to stays, even when another one has its name by now.
+    """
 
     role: str
     field: str
     wanted: int | str
-    type: SecretType
+    type: SecretType | None
+    fresh: bool = True
 
 
 class Part(Value, frozen=True, kw_only=True):

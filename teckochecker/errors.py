@@ -124,6 +124,10 @@ class KeboolaError(OutsideError):
     code = 2002
 
 
+class WebhookError(OutsideError):
+    code = 2003
+
+
 class HttpError(OutsideError):
     """An outgoing request got no usable answer; sources and actions raise their own from it."""
 

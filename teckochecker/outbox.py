@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
+import msgspec
+
 from teckochecker.domain import (
     ENDED,
     USED_UP,
@@ -18,6 +20,7 @@ from teckochecker.domain import (
     DeliveryState,
     Doubt,
     Entry,
+    Event,
     Job,
     NotFoundYet,
     Receipt,
@@ -64,6 +67,22 @@ def next_attempt(
         return None
     wait_s = waits_s[tries - 1] * (0.9 + 0.2 * jitter)
     return now + timedelta(seconds=max(wait_s, retry_after_s or 0.0))
+
+
+def body(event: Event) -> bytes:
+    """The event as receivers get it: made once, stored, and never changed."""
+    return msgspec.json.encode(
+        {
+            "job_id": event.job_id,
+            "job_name": event.job_name,
+            "check_status": event.verdict,
+            "check_data": event.data,
+            "check_message": event.message,
+            "timestamp": event.occurred_at,
+            "execution_time_ms": event.execution_time_ms,
+            "event_id": event.id,
+        }
+    )
 
 
 def attempt_begun(delivery: Delivery, now: datetime) -> Delivery:

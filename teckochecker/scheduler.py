@@ -142,7 +142,7 @@ async def _check_step(app: App, work: CheckWork) -> None:
 async def _check(app: App, work: CheckWork) -> None:
     job = work.job
     source = app.sources[job.source.kind]
-    secrets = _of_roles(work.secrets, source.secret_roles)
+    secrets = _of_roles(work.secrets, source.roles(job.source.doc))
     started: list[datetime] = []
 
     def ask() -> Finding:
@@ -197,13 +197,7 @@ async def _deliver(app: App, due: DeliveryDue) -> None:
     work = await _recorded(app, partial(app.store.deliveries.begin, due.id, started_at))
     if work is None:
         return
-    action = app.actions[work.action.kind]
-    secrets = _of_roles(work.secrets, action.secret_roles)
-
-    def send() -> Sent | NotFoundYet | Undecided:
-        return action.deliver(work.action.doc, work.delivery.event, _context(app, work, secrets))
-
-    outcome = await _outside(app, Lane.DELIVERY, send, action.timeout_s, due.origin)
+    outcome, secrets = await _sent(app, work, due.origin)
     now = app.now()
     decide = partial(
         outbox.attempted,
@@ -230,17 +224,37 @@ async def _deliver(app: App, due: DeliveryDue) -> None:
     app.wake.by(change.delivery.follow_up_at)
 
 
+async def _sent(
+    app: App, work: DeliveryWork, origin: str
+) -> tuple[Sent | NotFoundYet | Undecided | OutsideError, tuple[SealedRole, ...]]:
+    """The outcome of one attempt, and the secrets that it opened."""
+    part = work.action
+    if part is None:
+        message = "The job doesn't have this action any more: give it back, then redeliver."
+        return OutsideError(message, Fault.REFUSED), ()
+    action = app.actions[part.kind]
+    secrets = _of_roles(work.secrets, action.roles(part.doc))
+
+    def send() -> Sent | NotFoundYet | Undecided:
+        return action.deliver(part.doc, work.delivery.event, _context(app, work, secrets))
+
+    timeout_s = action.timeout_s(part.doc)
+    return await _outside(app, Lane.DELIVERY, send, timeout_s, origin), secrets
+
+
 async def _follow_up(app: App, due: DeliveryDue) -> None:
     work = await app.lanes.run(Lane.READ, partial(app.store.deliveries.following, due.id))
-    if work is None or work.delivery.receipt is None:
+    if work is None or work.action is None or work.delivery.receipt is None:
         return
-    action, receipt = app.actions[work.action.kind], work.delivery.receipt
-    secrets = _of_roles(work.secrets, action.secret_roles)
+    part, receipt = work.action, work.delivery.receipt
+    action = app.actions[part.kind]
+    secrets = _of_roles(work.secrets, action.roles(part.doc))
 
     def ask() -> Receipt:
-        return action.follow_up(work.action.doc, receipt, _context(app, work, secrets))
+        return action.follow_up(part.doc, receipt, _context(app, work, secrets))
 
-    outcome = await _outside(app, Lane.DELIVERY, ask, action.timeout_s, due.origin)
+    timeout_s = action.timeout_s(part.doc)
+    outcome = await _outside(app, Lane.DELIVERY, ask, timeout_s, due.origin)
     now = app.now()
     news = _masked_outcome(app, outcome)
     write = partial(
@@ -324,6 +338,7 @@ def _context(app: App, work: DeliveryWork, secrets: tuple[SealedRole, ...]) -> D
         secrets=_opened(app, secrets, now),
         pool_key=_pool_key(secrets),
         doubt=work.delivery.doubt,
+        body=work.body,
         first_sent_at=work.delivery.first_sent_at or now,
         checkpoint=checkpoint,
     )

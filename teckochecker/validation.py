@@ -18,6 +18,7 @@ from teckochecker.domain import (
     JobDraft,
     Kind,
     Part,
+    Secret,
     SecretRef,
     SecretType,
     TriggerOn,
@@ -30,6 +31,7 @@ _E = TypeVar("_E", bound=StrEnum)
 REQUIRED: Final = object()
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SECRET_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_MENTION = re.compile(r"secret_ref:([A-Za-z0-9_.-]+)")
 _DIGITS = re.compile(r"[0-9]+")
 MAX_SECRET_BYTES = 64 * 1024
 MAX_DOCUMENT_KEYS = 100
@@ -56,6 +58,11 @@ class Fields:
         """Whether any of the fields is sent (null included) or stored."""
         self._read.update(names)
         return any(name in self._given or name in self._stored for name in names)
+
+    def wants(self, names: Iterable[str], main: str) -> bool:
+        """Whether a part with these fields is there; null in its `main` field takes it away."""
+        there = self.has(*names)
+        return there and not (main in self._given and self._given[main] is None)
 
     def sent(self, name: str) -> bool:
         """Whether this document itself brings the field with a value."""
@@ -187,7 +194,9 @@ class Fields:
         value: dict[str, Any] = self.value(name, default, checked, {})
         return value
 
-    def secret(self, role: str, type_: SecretType) -> SecretRef | None:
+    def secret(
+        self, role: str, type_: SecretType | None, *, default: object = REQUIRED
+    ) -> SecretRef | None:
         """A mention of a secret: `<role>` or `<role>_id`, by id or name in either."""
 
         def checked(given: Any) -> int | str:
@@ -200,10 +209,24 @@ class Fields:
         name = self.spelling(role, by_id)
         if self._stored and not self.has(role, by_id):
             return None  # it was deleted; who changes something else needs no other
-        wanted = self.value(name, REQUIRED, checked, None)
+        wanted = self.value(name, default, checked, None)
         if wanted is None:
             return None
         return SecretRef(role=role, field=name, wanted=wanted, type=type_)
+
+    def mentions(self, name: str, texts: Iterable[object]) -> tuple[SecretRef, ...]:
+        """Each `secret_ref:ID_OR_NAME` within the texts of the field `name`."""
+        found = {wanted: None for text in texts for wanted in _MENTION.findall(str(text))}
+        return tuple(
+            SecretRef(
+                role=f"secret_ref:{wanted}",
+                field=name,
+                wanted=int(wanted) if _DIGITS.fullmatch(wanted) and len(wanted) < 19 else wanted,
+                type=None,
+                fresh=name in self._given,
+            )
+            for wanted in found
+        )
 
     def done(self, thing: str) -> None:
         for name in self._given:
@@ -260,7 +283,7 @@ def job_draft(
     kind: Kind,
     rules: JobRules,
     source: Callable[[Fields], Parsed],
-    actions: Iterable[Callable[[Fields], Parsed | None]],
+    actions: Iterable[Callable[[Fields], Parsed]],
     *,
     trigger_on: TriggerOn,
 ) -> JobDraft:
@@ -275,7 +298,7 @@ def job_draft(
     )
     covered = fields.choice("trigger_on", TriggerOn, default=trigger_on)
     what = source(fields)
-    then = [parsed for parse in actions if (parsed := parse(fields))]
+    then = [parse(fields) for parse in actions]
     fields.done("job")
     return JobDraft(
         kind=kind,
@@ -286,6 +309,11 @@ def job_draft(
         actions=tuple(parsed.part for parsed in then),
         secrets=tuple(ref for parsed in (what, *then) for ref in parsed.secrets),
     )
+
+
+def with_secrets(text: str, secrets: Mapping[str, Secret]) -> str:
+    """`text` with each `secret_ref:...` replaced by its value; KeyError names a missing one."""
+    return _MENTION.sub(lambda found: secrets[found.group()].reveal(), text)
 
 
 class SecretDraft(Value, frozen=True, kw_only=True):

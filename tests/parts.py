@@ -56,7 +56,9 @@ Outcome = Sent | NotFoundYet | Undecided | OutsideError
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SECRET_KEY = "Q2hlY2tzLXRoaW5ncy1mb3ItdGVzdHMtb25seS0xMjM0NTY3ODkw"
 SOURCE = Part(kind="openai", doc={"batch_ids": ["batch_a"]}, origin="https://api.example:443")
-ACTION = Part(kind="keboola", doc={"keboola_stack_url": "https://stack.example"}, origin="https://s")
+ACTION = Part(
+    kind="keboola", doc={"keboola_stack_url": "https://stack.example"}, origin="https://s"
+)
 
 
 def after(seconds: float) -> datetime:
@@ -164,7 +166,6 @@ class FakeSource:
 
     kind: ClassVar[str] = "openai"
     tests: ClassVar[SecretType | None] = None
-    secret_roles: ClassVar[frozenset[str]] = frozenset({"openai_secret"})
 
     def __init__(self, script: Callable[[Document, CheckContext], Finding]) -> None:
         self.script = script
@@ -176,6 +177,9 @@ class FakeSource:
 
     def show(self, doc: Document) -> dict[str, object]:
         return dict(doc)
+
+    def roles(self, doc: Document) -> frozenset[str]:
+        return frozenset({"openai_secret"})
 
     def progress(self, doc: Document, data: Document | None) -> dict[str, object]:
         return {}
@@ -200,8 +204,7 @@ class FakeAction:
     kind: ClassVar[str] = "keboola"
     fields: ClassVar[frozenset[str]] = frozenset({"keboola_stack_url"})
     tests: ClassVar[SecretType | None] = None
-    secret_roles: ClassVar[frozenset[str]] = frozenset({"keboola_secret"})
-    timeout_s: ClassVar[float] = 20.0
+    main_field: ClassVar[str] = "keboola_stack_url"
 
     def __init__(
         self,
@@ -213,11 +216,17 @@ class FakeAction:
         self.calls: list[datetime] = []
         self.asked: list[datetime] = []
 
-    def parse(self, fields: Fields) -> Parsed | None:
+    def parse(self, fields: Fields) -> Parsed:
         raise NotImplementedError
 
     def show(self, doc: Document) -> dict[str, object]:
         return dict(doc)
+
+    def roles(self, doc: Document) -> frozenset[str]:
+        return frozenset({"keboola_secret"})
+
+    def timeout_s(self, doc: Document) -> float:
+        return 20.0
 
     def deliver(
         self, doc: Document, event: Event, context: DeliveryContext

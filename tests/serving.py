@@ -10,6 +10,10 @@ import trio
 from teckochecker.app import App
 from teckochecker.daemon import listen, serve_app
 from teckochecker.lock import DataLock
+from tests.conftest import TOKEN
+
+JSON = "Content-Type: application/json"
+CLOSE = "Connection: close"
 
 
 @asynccontextmanager
@@ -32,6 +36,16 @@ async def served(app: App) -> AsyncIterator[str]:
                 nursery.cancel_scope.cancel()
     finally:
         lock.release()
+
+
+def raw(method: str, path: str, *headers: str, host: str = "localhost") -> bytes:
+    """A request without body, with the token."""
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", f"Authorization: Bearer {TOKEN}"]
+    return "\r\n".join([*lines, *headers, "", ""]).encode("latin-1")
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
 
 
 async def exchange(url: str, *pieces: bytes, seconds: float = 5) -> bytes:

@@ -9,6 +9,10 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
+import apsw
+import h2.config
+import h2.connection
+import h2.events
 import httpx
 import pytest
 import trio
@@ -18,8 +22,7 @@ from teckochecker.errors import StoreBusy
 from teckochecker.lanes import Lane
 from teckochecker.web import create_web
 from tests.conftest import TOKEN, Api
-from tests.serving import exchange, served
-from tests.test_wire import CLOSE, JSON, raw, status_of
+from tests.serving import CLOSE, JSON, exchange, raw, served, status_of
 
 SECURITY_HEADERS = {
     "content-security-policy": (
@@ -167,8 +170,6 @@ async def test_the_last_use_of_the_token_is_shown(app: App, api: Api) -> None:
 async def test_an_unwritable_database_does_not_shut_the_owner_out(app: App, api: Api) -> None:
     with app.store._database.alone() as db:
         db.execute_sql("PRAGMA busy_timeout = 0")
-    import apsw
-
     other = apsw.Connection(str(app.settings.database))
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreBusy):
@@ -407,10 +408,6 @@ async def test_a_websocket_is_refused(app: App) -> None:
 
 async def test_http_2_in_the_clear_meets_the_same_rules(app: App) -> None:
     """hypercorn takes it, whatever is configured: no rule may depend on its not doing so."""
-    import h2.config
-    import h2.connection
-    import h2.events
-
     async with served(app) as url:
         stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
         connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))

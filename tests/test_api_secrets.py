@@ -426,6 +426,20 @@ async def test_a_trial_that_takes_too_long_is_a_502(app: App, secrets: dict[str,
     assert "No answer within 30 s" in problem["detail"]
 
 
+async def test_a_secret_whose_bytes_were_changed_is_told(
+    app: App, api: Api, secrets: dict[str, int], openai: OpenAI
+) -> None:
+    with app.store._database.write() as db:
+        db.execute_sql("UPDATE secrets SET sealed = substr(sealed, 1, 30) || x'00'")
+        db.execute_sql("UPDATE secrets SET sealed = CAST(sealed AS BLOB)")
+
+    problem = await api("POST", f"{PATH}/openai-prod/test", expect=500)
+
+    assert problem["code"] == 3002
+    assert "secret set" in problem["detail"]
+    assert openai.requests == []
+
+
 async def test_a_generic_secret_has_nothing_to_be_tried_with(api: Api) -> None:
     await api("POST", PATH, NEW | {"type": "generic"}, expect=201)
 

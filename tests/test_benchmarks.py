@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.benchmarks.figures import Figure, percentile, table
 from tests.benchmarks.lags import by_batch, lags_ms
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.conftest import Api, eventually
-
 from teckochecker.simulators import Batch, Keboola, OpenAI
+from tests.conftest import Api, eventually
 
 
 async def test_a_completed_batch_starts_a_keboola_job(

@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.parts import ACTION, NOW, SOURCE, after, delivering, draft, finding, job
 
 from teckochecker import lifecycle
 from teckochecker.domain import (
@@ -28,6 +27,7 @@ from teckochecker.domain import (
 )
 from teckochecker.errors import Fault, WrongState
 from teckochecker.lifecycle import Change
+from tests.parts import ACTION, NOW, SOURCE, after, delivering, draft, finding, job
 
 ACTION_FIELDS = frozenset({"keboola_stack_url", "keboola_variables"})
 OPENED = (SecretOpened(id=SecretId(1), name="key", updated_at=NOW, variable="openai_secret"),)

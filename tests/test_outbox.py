@@ -9,7 +9,6 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.parts import NOW, Outcome, after, delivering, delivery, failing, job, sent
 
 from teckochecker import outbox
 from teckochecker.domain import (
@@ -25,6 +24,7 @@ from teckochecker.domain import (
 )
 from teckochecker.errors import Fault, OutsideError, WrongState
 from teckochecker.outbox import DeliveryChange, delivery_waits_s
+from tests.parts import NOW, Outcome, after, delivering, delivery, failing, job, sent
 
 PENDING, SENDING = DeliveryState.PENDING, DeliveryState.SENDING
 DELIVERED, FAILED, UNCONFIRMED = (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace as replaced
 from datetime import datetime, timedelta
 from functools import partial
@@ -17,23 +17,6 @@ from typing import Any
 
 import pytest
 import trio
-from tests.parts import (
-    NOW,
-    SOURCE,
-    Clock,
-    FakeAction,
-    FakeSource,
-    InlineLanes,
-    add_secret,
-    assembled,
-    draft,
-    failing,
-    finding,
-    only_delivery,
-    plain_settings,
-    secret_ref,
-    sent,
-)
 from trio.testing import MockClock
 
 from teckochecker import lifecycle, scheduler
@@ -60,6 +43,23 @@ from teckochecker.domain import (
 from teckochecker.errors import Fault, StoreBusy, StoreFull
 from teckochecker.pulse import health
 from teckochecker.sources import CheckContext
+from tests.parts import (
+    NOW,
+    SOURCE,
+    Clock,
+    FakeAction,
+    FakeSource,
+    InlineLanes,
+    add_secret,
+    assembled,
+    draft,
+    failing,
+    finding,
+    only_delivery,
+    plain_settings,
+    secret_ref,
+    sent,
+)
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 KEY, OTHER_KEY = "openai-prod", "openai-other"
@@ -143,14 +143,9 @@ class Stage:
 
 
 @pytest.fixture
-def stage(tmp_path: Path, autojump_clock: MockClock) -> Stage:
-    made = Stage(tmp_path)
-    made.checks(lambda batch_id, context: finding())
-    return made
-
-
-@pytest.fixture
-async def played(stage: Stage) -> AsyncIterator[Stage]:
+async def played(tmp_path: Path) -> AsyncIterator[Stage]:
+    stage = Stage(tmp_path)
+    stage.checks(lambda batch_id, context: finding())
     with opened(stage):
         for name in (KEY, OTHER_KEY):
             add_secret(stage.app, name, SecretType.OPENAI, NOW)
@@ -158,25 +153,19 @@ async def played(stage: Stage) -> AsyncIterator[Stage]:
         yield stage
 
 
-def opened(stage: Stage, **settings: object) -> Any:
+@contextmanager
+def opened(stage: Stage) -> Iterator[None]:
     """The program assembled over the stage's folder, as after a start."""
-
-    class Opening:
-        def __enter__(self) -> None:
-            self.inner = assembled(
-                plain_settings(stage.home, **settings),
-                source=stage.source,
-                action=stage.action,
-                now=stage.clock,
-                jitter=stage.random.random,
-                lanes=InlineLanes(network=100),
-            )
-            stage.app = self.inner.__enter__()
-
-        def __exit__(self, *error: Any) -> None:
-            self.inner.__exit__(*error)
-
-    return Opening()
+    with assembled(
+        plain_settings(stage.home),
+        source=stage.source,
+        action=stage.action,
+        now=stage.clock,
+        jitter=stage.random.random,
+        lanes=InlineLanes(network=100),
+    ) as app:
+        stage.app = app
+        yield
 
 
 def gaps(times: list[float]) -> list[float]:
@@ -200,7 +189,9 @@ def error(fault: Fault = Fault.TRANSIENT, **changes: Any) -> Finding:
 # Polling
 
 
-async def test_a_week_of_polling_keeps_every_interval(played: Stage) -> None:
+async def test_a_week_of_polling_keeps_every_interval(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     hourly = played.add("hourly", interval_s=HOUR)
     played.add("rarely", interval_s=6 * HOUR)
 
@@ -217,7 +208,7 @@ async def test_a_week_of_polling_keeps_every_interval(played: Stage) -> None:
 
 @pytest.mark.parametrize(("interval_s", "jitter_s"), [(1, 0.01), (30, 0.3), (600, 1.0)])
 async def test_jitter_is_a_hundredth_of_the_interval_and_at_most_a_second(
-    played: Stage, interval_s: int, jitter_s: float
+    autojump_clock: MockClock, played: Stage, interval_s: int, jitter_s: float
 ) -> None:
     played.add(interval_s=interval_s)
 
@@ -229,7 +220,9 @@ async def test_jitter_is_a_hundredth_of_the_interval_and_at_most_a_second(
     assert max(waits) > jitter_s / 2
 
 
-async def test_the_lag_of_a_check_is_none_while_nothing_is_in_the_way(played: Stage) -> None:
+async def test_the_lag_of_a_check_is_none_while_nothing_is_in_the_way(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     for number in range(20):
         played.add(f"job-{number}", interval_s=30, due_s=number * 0.7)
 
@@ -239,7 +232,9 @@ async def test_the_lag_of_a_check_is_none_while_nothing_is_in_the_way(played: St
     assert max(played.app.pulse.lags_s) < 0.01
 
 
-async def test_passing_errors_back_off_and_a_good_answer_ends_that(played: Stage) -> None:
+async def test_passing_errors_back_off_and_a_good_answer_ends_that(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     played.checks(every(*[error()] * 8, finding()))
     played.add(interval_s=60)
 
@@ -249,7 +244,9 @@ async def test_passing_errors_back_off_and_a_good_answer_ends_that(played: Stage
     assert found[:9] == pytest.approx([60, 120, 240, 480, 960, 1920, 3600, 3600, 60], abs=0.7)
 
 
-async def test_an_empty_account_is_asked_once_an_hour(played: Stage) -> None:
+async def test_an_empty_account_is_asked_once_an_hour(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     played.checks(every(error(Fault.QUOTA)))
     played.add(interval_s=60)
 
@@ -258,7 +255,9 @@ async def test_an_empty_account_is_asked_once_an_hour(played: Stage) -> None:
     assert gaps(played.polls()) == pytest.approx([HOUR] * 4, abs=1)
 
 
-async def test_three_strikes_pause_the_job_and_a_resume_checks_it_at_once(played: Stage) -> None:
+async def test_three_strikes_pause_the_job_and_a_resume_checks_it_at_once(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     played.checks(every(*[error(Fault.NOT_FOUND, message="no such batch")] * 3, finding()))
     job_id = played.add(interval_s=60)
 
@@ -291,7 +290,9 @@ def told_once(wait_s: float, key: str = KEY) -> Callable[[str, CheckContext], Fi
     return script
 
 
-async def test_a_retry_after_holds_every_job_of_the_same_secret(played: Stage) -> None:
+async def test_a_retry_after_holds_every_job_of_the_same_secret(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     played.checks(told_once(300))
     for number in range(12):
         played.add(f"held-{number}", interval_s=30, due_s=number)
@@ -309,7 +310,9 @@ async def test_a_retry_after_holds_every_job_of_the_same_secret(played: Stage) -
 
 
 @pytest.mark.parametrize("verb", ["create", "trigger", "resume", "edit"])
-async def test_nobody_gets_past_a_retry_after_by_hand(played: Stage, verb: str) -> None:
+async def test_nobody_gets_past_a_retry_after_by_hand(
+    autojump_clock: MockClock, played: Stage, verb: str
+) -> None:
     played.checks(told_once(300))
     played.add("told", interval_s=30)
     job_id = played.add("other", interval_s=30, due_s=20)
@@ -332,7 +335,9 @@ async def test_nobody_gets_past_a_retry_after_by_hand(played: Stage, verb: str) 
     assert len([at for _, at in played.calls if 300 <= at < 303]) == (3 if verb == "create" else 2)
 
 
-async def test_an_edit_to_a_free_secret_ends_the_waiting(played: Stage) -> None:
+async def test_an_edit_to_a_free_secret_ends_the_waiting(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     played.checks(told_once(300))
     job_id = played.add(interval_s=30)
 
@@ -344,7 +349,9 @@ async def test_an_edit_to_a_free_secret_ends_the_waiting(played: Stage) -> None:
     assert played.polls()[1] == pytest.approx(10, abs=0.1)
 
 
-async def test_a_new_value_of_the_secret_ends_the_holding(played: Stage) -> None:
+async def test_a_new_value_of_the_secret_ends_the_holding(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     played.checks(told_once(300))
     job_id = played.add(interval_s=30)
 
@@ -373,7 +380,9 @@ def edit(stage: Stage, job_id: JobId, given: set[str] | None = None, **changes: 
 # Being told, and finding out by itself
 
 
-async def test_a_new_job_and_a_triggered_one_are_checked_at_once(played: Stage) -> None:
+async def test_a_new_job_and_a_triggered_one_are_checked_at_once(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     async with played.running():
         await trio.sleep(100)
         job_id = played.add("new", interval_s=HOUR, due_s=100)
@@ -385,7 +394,9 @@ async def test_a_new_job_and_a_triggered_one_are_checked_at_once(played: Stage) 
     assert played.polls("new") == pytest.approx([100, 500], abs=0.01)
 
 
-async def test_a_lost_poke_heals_within_thirty_seconds(played: Stage) -> None:
+async def test_a_lost_poke_heals_within_thirty_seconds(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     async with played.running():
         await trio.sleep(100)
         played.add("new", interval_s=HOUR, due_s=100)
@@ -395,6 +406,7 @@ async def test_a_lost_poke_heals_within_thirty_seconds(played: Stage) -> None:
 
 
 async def test_a_paused_job_is_left_alone_and_a_resumed_one_is_checked_at_once(
+    autojump_clock: MockClock,
     played: Stage,
 ) -> None:
     job_id = played.add(interval_s=30)
@@ -410,7 +422,9 @@ async def test_a_paused_job_is_left_alone_and_a_resumed_one_is_checked_at_once(
     assert played.polls()[4] == pytest.approx(1100, abs=0.1)
 
 
-async def test_a_deleted_job_is_never_checked_again(played: Stage) -> None:
+async def test_a_deleted_job_is_never_checked_again(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     job_id = played.add(interval_s=30)
 
     async with played.running():
@@ -424,7 +438,7 @@ async def test_a_deleted_job_is_never_checked_again(played: Stage) -> None:
 # Restarts
 
 
-async def test_a_restart_continues_where_it_was(played: Stage) -> None:
+async def test_a_restart_continues_where_it_was(autojump_clock: MockClock, played: Stage) -> None:
     job_id = played.add(interval_s=600)
     await played.play(700)
     played.app.close()
@@ -436,7 +450,7 @@ async def test_a_restart_continues_where_it_was(played: Stage) -> None:
     assert played.job(job_id).check_count == 3
 
 
-async def test_missed_checks_run_once_and_spread(played: Stage) -> None:
+async def test_missed_checks_run_once_and_spread(autojump_clock: MockClock, played: Stage) -> None:
     for number in range(60):
         played.add(f"job-{number}", interval_s=60, due_s=number)
     await played.play(50)
@@ -453,7 +467,9 @@ async def test_missed_checks_run_once_and_spread(played: Stage) -> None:
     assert max(gaps(sorted(late))) < 0.5
 
 
-async def test_short_intervals_spread_over_a_tenth_of_themselves(played: Stage) -> None:
+async def test_short_intervals_spread_over_a_tenth_of_themselves(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     for number in range(30):
         played.add(f"job-{number}", interval_s=5)
     await trio.sleep(HOUR)
@@ -466,7 +482,9 @@ async def test_short_intervals_spread_over_a_tenth_of_themselves(played: Stage) 
 
 
 @pytest.mark.parametrize("stop_s", [0.5, 3.5, 40.0])
-async def test_a_delivery_goes_on_after_a_restart(played: Stage, stop_s: float) -> None:
+async def test_a_delivery_goes_on_after_a_restart(
+    autojump_clock: MockClock, played: Stage, stop_s: float
+) -> None:
     played.checks(every(success()))
     tries: list[float] = []
     played.action.script = failing_until(tries, 5)
@@ -506,7 +524,7 @@ def failing_until(tries: list[float], count: int) -> Callable[[Event, DeliveryCo
 
 @pytest.mark.parametrize("moved_s", [-DAY, -HOUR, -10 * MINUTE])
 async def test_polling_goes_on_after_the_wall_clock_was_set_back(
-    played: Stage, moved_s: float
+    autojump_clock: MockClock, played: Stage, moved_s: float
 ) -> None:
     played.add(interval_s=60)
 
@@ -521,7 +539,7 @@ async def test_polling_goes_on_after_the_wall_clock_was_set_back(
 
 @pytest.mark.parametrize("moved_s", [10 * MINUTE, HOUR, DAY])
 async def test_polling_goes_on_after_the_wall_clock_was_set_forward(
-    played: Stage, moved_s: float
+    autojump_clock: MockClock, played: Stage, moved_s: float
 ) -> None:
     played.add(interval_s=60)
 
@@ -534,7 +552,9 @@ async def test_polling_goes_on_after_the_wall_clock_was_set_forward(
     assert max(gaps(played.polls())) <= 60 + 30 + 1
 
 
-async def test_a_clock_that_goes_forth_and_back_leaves_no_job_behind(played: Stage) -> None:
+async def test_a_clock_that_goes_forth_and_back_leaves_no_job_behind(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     for number in range(5):
         played.add(f"job-{number}", interval_s=60)
 
@@ -549,6 +569,7 @@ async def test_a_clock_that_goes_forth_and_back_leaves_no_job_behind(played: Sta
 
 
 async def test_a_waiting_delivery_goes_on_after_the_wall_clock_was_set_back(
+    autojump_clock: MockClock,
     played: Stage,
 ) -> None:
     played.checks(every(success()))
@@ -565,7 +586,9 @@ async def test_a_waiting_delivery_goes_on_after_the_wall_clock_was_set_back(
     assert played.job(job_id).status is Status.COMPLETED
 
 
-async def test_a_hold_doesnt_outlive_a_wall_clock_that_was_set_back(played: Stage) -> None:
+async def test_a_hold_doesnt_outlive_a_wall_clock_that_was_set_back(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     played.checks(told_once(300))
     played.add(interval_s=60)
 
@@ -578,6 +601,7 @@ async def test_a_hold_doesnt_outlive_a_wall_clock_that_was_set_back(played: Stag
 
 
 async def test_a_clock_that_was_set_back_while_nothing_ran_leaves_no_job_behind(
+    autojump_clock: MockClock,
     played: Stage,
 ) -> None:
     played.add(interval_s=60)
@@ -596,6 +620,7 @@ async def test_a_clock_that_was_set_back_while_nothing_ran_leaves_no_job_behind(
 
 
 async def test_a_delivery_is_tried_at_once_and_then_after_1_2_and_4_seconds(
+    autojump_clock: MockClock,
     played: Stage,
 ) -> None:
     played.checks(every(success()))
@@ -618,6 +643,7 @@ async def test_a_delivery_is_tried_at_once_and_then_after_1_2_and_4_seconds(
 
 
 async def test_the_long_tail_ends_in_failed_days_later_and_health_says_so(
+    autojump_clock: MockClock,
     played: Stage,
 ) -> None:
     played.checks(every(success()))
@@ -640,7 +666,9 @@ async def test_the_long_tail_ends_in_failed_days_later_and_health_says_so(
     assert played.app.store.agenda.troubled_deliveries(later) == 0
 
 
-async def test_a_redelivery_of_a_used_up_delivery_completes_the_job(played: Stage) -> None:
+async def test_a_redelivery_of_a_used_up_delivery_completes_the_job(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     played.checks(every(success()))
     played.action.script = raising(failing(Fault.REFUSED))
     job_id = played.add()
@@ -667,7 +695,9 @@ def raising(error: Exception) -> Callable[[Event, DeliveryContext], Sent]:
     return script
 
 
-async def test_a_paused_delivery_waits_and_a_resumed_one_goes_on(played: Stage) -> None:
+async def test_a_paused_delivery_waits_and_a_resumed_one_goes_on(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     played.checks(every(success()))
     tries: list[float] = []
     played.action.script = failing_until(tries, 3)
@@ -685,7 +715,9 @@ async def test_a_paused_delivery_waits_and_a_resumed_one_goes_on(played: Stage) 
     assert played.job(job_id).status is Status.COMPLETED
 
 
-async def test_a_trigger_tries_a_waiting_delivery_now(played: Stage) -> None:
+async def test_a_trigger_tries_a_waiting_delivery_now(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     played.checks(every(success()))
     tries: list[float] = []
     played.action.script = failing_until(tries, 6)
@@ -718,6 +750,7 @@ def looking(
 
 
 async def test_an_unknown_outcome_is_looked_for_twice_before_it_is_sent_again(
+    autojump_clock: MockClock,
     played: Stage,
 ) -> None:
     played.checks(every(success()))
@@ -732,7 +765,9 @@ async def test_an_unknown_outcome_is_looked_for_twice_before_it_is_sent_again(
 
 
 @pytest.mark.parametrize("verb", ["trigger", "redeliver"])
-async def test_no_hand_shortens_the_pause_between_two_looks(played: Stage, verb: str) -> None:
+async def test_no_hand_shortens_the_pause_between_two_looks(
+    autojump_clock: MockClock, played: Stage, verb: str
+) -> None:
     played.checks(every(success()))
     seen: list[tuple[Doubt, float]] = []
     played.action.script = looking(seen)
@@ -755,7 +790,9 @@ async def test_no_hand_shortens_the_pause_between_two_looks(played: Stage, verb:
 # The follow-up
 
 
-async def test_a_started_job_is_followed_until_it_is_finished(played: Stage) -> None:
+async def test_a_started_job_is_followed_until_it_is_finished(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     played.checks(every(success()))
     played.action.script = lambda event, context: sent("1001", follow_up=True)
     states = iter(["waiting", "processing", "processing", "success"])
@@ -777,7 +814,9 @@ async def test_a_started_job_is_followed_until_it_is_finished(played: Stage) -> 
     assert played.job(job_id).status is Status.COMPLETED
 
 
-async def test_a_follow_up_survives_a_restart_and_ends_after_48_hours(played: Stage) -> None:
+async def test_a_follow_up_survives_a_restart_and_ends_after_48_hours(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     played.checks(every(success()))
     played.action.script = lambda event, context: sent("1001", follow_up=True)
     job_id = played.add()
@@ -796,7 +835,9 @@ async def test_a_follow_up_survives_a_restart_and_ends_after_48_hours(played: St
     assert gaps(asked)[-50:] == pytest.approx([60] * 50, abs=0.1)
 
 
-async def test_a_follow_up_never_keeps_an_attempt_waiting(played: Stage) -> None:
+async def test_a_follow_up_never_keeps_an_attempt_waiting(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     """Its own redelivery comes while the started job is being asked for."""
     played.checks(every(success()))
     played.action.script = lambda event, context: sent("1001", follow_up=True)
@@ -820,7 +861,9 @@ async def test_a_follow_up_never_keeps_an_attempt_waiting(played: Stage) -> None
 # Faults of our own, and of the disk
 
 
-async def test_a_bug_in_a_source_is_an_error_of_that_job_alone(played: Stage) -> None:
+async def test_a_bug_in_a_source_is_an_error_of_that_job_alone(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     def script(batch_id: str, context: CheckContext) -> Finding:
         if batch_id == "poisoned":
             raise ZeroDivisionError("a bug")
@@ -841,7 +884,9 @@ async def test_a_bug_in_a_source_is_an_error_of_that_job_alone(played: Stage) ->
     assert gaps(played.polls("healthy")) == pytest.approx([60] * 3, abs=0.7)
 
 
-async def test_a_bug_around_a_check_is_an_error_of_that_job_alone(played: Stage) -> None:
+async def test_a_bug_around_a_check_is_an_error_of_that_job_alone(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     """What a source says of its time-out comes from stored data, which may be odd."""
     normal = played.source.timeout_s
 
@@ -864,6 +909,7 @@ async def test_a_bug_around_a_check_is_an_error_of_that_job_alone(played: Stage)
 
 
 async def test_a_finding_that_cant_be_stored_is_an_error_of_that_job_alone(
+    autojump_clock: MockClock,
     played: Stage,
 ) -> None:
     def script(batch_id: str, context: CheckContext) -> Finding:
@@ -880,6 +926,7 @@ async def test_a_finding_that_cant_be_stored_is_an_error_of_that_job_alone(
 
 
 async def test_a_bug_in_an_action_is_looked_for_and_never_ends_the_schedule(
+    autojump_clock: MockClock,
     played: Stage,
 ) -> None:
     played.checks(every(success()))
@@ -903,7 +950,9 @@ async def test_a_bug_in_an_action_is_looked_for_and_never_ends_the_schedule(
     assert "Traceback" in views[0].attempts[0].answer
 
 
-async def test_a_kind_that_this_program_doesnt_know_harms_no_other_job(played: Stage) -> None:
+async def test_a_kind_that_this_program_doesnt_know_harms_no_other_job(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     stranger = played.add("stranger", interval_s=60)
     edit(played, stranger, source=replace(SOURCE, kind="from_the_future"))
     played.add("healthy", interval_s=60)
@@ -945,7 +994,9 @@ def stumbling(app: App, part: str, **faults: list[Exception]) -> App:
 
 
 @pytest.mark.parametrize("fault", [full(), StoreBusy("It is locked.")])
-async def test_what_a_check_found_waits_for_the_disk(played: Stage, fault: Exception) -> None:
+async def test_what_a_check_found_waits_for_the_disk(
+    autojump_clock: MockClock, played: Stage, fault: Exception
+) -> None:
     played.checks(every(finding(), success()))
     job_id = played.add(interval_s=60)
     played.app = stumbling(played.app, "jobs", step=[fault] * 5)
@@ -958,7 +1009,9 @@ async def test_what_a_check_found_waits_for_the_disk(played: Stage, fault: Excep
 
 
 @pytest.mark.parametrize("call", ["begin", "finish"])
-async def test_what_a_delivery_did_waits_for_the_disk(played: Stage, call: str) -> None:
+async def test_what_a_delivery_did_waits_for_the_disk(
+    autojump_clock: MockClock, played: Stage, call: str
+) -> None:
     played.checks(every(success()))
     job_id = played.add()
     played.app = stumbling(played.app, "deliveries", **{call: [full()] * 5})
@@ -970,7 +1023,9 @@ async def test_what_a_delivery_did_waits_for_the_disk(played: Stage, call: str) 
     assert only_delivery(played.app.store, job_id).attempt_count == 1
 
 
-async def test_nothing_new_is_started_while_results_cant_be_written(played: Stage) -> None:
+async def test_nothing_new_is_started_while_results_cant_be_written(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     played.add("first", interval_s=600)
     played.add("second", interval_s=600, due_s=5)
     played.app = stumbling(played.app, "jobs", step=[full()] * 10)
@@ -987,7 +1042,9 @@ async def test_nothing_new_is_started_while_results_cant_be_written(played: Stag
     assert played.app.pulse.store_trouble is None
 
 
-async def test_a_look_that_the_disk_refuses_is_repeated(played: Stage) -> None:
+async def test_a_look_that_the_disk_refuses_is_repeated(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     played.add(interval_s=600)
     played.app = stumbling(played.app, "agenda", due=[full()] * 3)
 
@@ -996,7 +1053,9 @@ async def test_a_look_that_the_disk_refuses_is_repeated(played: Stage) -> None:
     assert len(played.polls()) == 1
 
 
-async def test_a_follow_up_that_the_disk_refuses_is_repeated(played: Stage) -> None:
+async def test_a_follow_up_that_the_disk_refuses_is_repeated(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     played.checks(every(success()))
     played.action.script = lambda event, context: sent("1001", follow_up=True)
     played.add()
@@ -1010,7 +1069,9 @@ async def test_a_follow_up_that_the_disk_refuses_is_repeated(played: Stage) -> N
 # What health is made of
 
 
-async def test_health_sees_each_pass_and_each_overdue_job(played: Stage) -> None:
+async def test_health_sees_each_pass_and_each_overdue_job(
+    autojump_clock: MockClock, played: Stage
+) -> None:
     played.add(interval_s=600)
     await played.play(20)
     running = health(played.app.pulse, played.now())
@@ -1018,6 +1079,4 @@ async def test_health_sees_each_pass_and_each_overdue_job(played: Stage) -> None
 
     assert running.word == "failing"  # no upkeep probes here
     assert "scheduler" not in " ".join(running.reasons)
-    assert "scheduler makes no progress" in " ".join(
-        health(played.app.pulse, played.now()).reasons
-    )
+    assert "scheduler makes no progress" in " ".join(health(played.app.pulse, played.now()).reasons)

@@ -18,7 +18,7 @@ from teckochecker.errors import InvalidInput
 from teckochecker.web import create_web
 from teckochecker.web.wire import MAX_DEPTH, MAX_NUMBER, decode, wanted
 from tests.conftest import TOKEN, Api
-from tests.serving import exchange, served
+from tests.serving import CLOSE, JSON, exchange, raw, served, status_of
 
 MIB = 1024 * 1024
 
@@ -321,19 +321,6 @@ async def test_a_size_that_is_no_number_is_refused(app: App) -> None:
 # The real server on a real socket
 
 
-def raw(method: str, path: str, *headers: str, host: str = "localhost") -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", f"Authorization: Bearer {TOKEN}"]
-    return "\r\n".join([*lines, *headers, "", ""]).encode("latin-1")
-
-
-def status_of(answer: bytes) -> int:
-    return int(answer.split(b" ", 2)[1])
-
-
-JSON = "Content-Type: application/json"
-CLOSE = "Connection: close"
-
-
 async def test_a_body_in_chunks_is_counted_as_it_comes(app: App) -> None:
     async with served(app) as url:
         head = raw("POST", "/api/jobs", JSON, "Transfer-Encoding: chunked")
@@ -437,7 +424,12 @@ async def test_a_connection_serves_one_request_after_the_other(app: App) -> None
         assert [int(answer[:3]) for answer in answers] == [200, 200, 404]
 
 
-async def test_an_idle_connection_is_closed(app: App, mock_clock: trio.testing.MockClock) -> None:
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /api/jobs HTTP/1.1\r\nHost: local", raw("GET", "/api/jobs")]
+)
+async def test_an_idle_connection_is_closed(
+    app: App, mock_clock: trio.testing.MockClock, sent: bytes
+) -> None:
     closed = trio.Event()
 
     async def read(stream: trio.SocketStream) -> None:
@@ -449,7 +441,7 @@ async def test_an_idle_connection_is_closed(app: App, mock_clock: trio.testing.M
         port = int(url.rpartition(":")[2])
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
             nursery.start_soon(read, stream)
-            await stream.send_all(raw("GET", "/api/jobs"))
+            await stream.send_all(sent)
             for _ in range(500):
                 mock_clock.jump(1)
                 await trio.to_thread.run_sync(time.sleep, 0.01)

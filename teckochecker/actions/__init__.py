@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from teckochecker.actions.interface import Action, DeliveryContext
 from teckochecker.actions.keboola import Keboola
+from teckochecker.actions.webhook import Webhook
+from teckochecker.addresses import Allowed
+from teckochecker.http import Http
 
-ACTIONS: Final = {Keboola.kind: Keboola}
+ACTIONS: Final[Mapping[str, Callable[[Http, Allowed], Action]]] = {
+    Keboola.kind: Keboola,
+    Webhook.kind: Webhook,
+}
 
-__all__ = ["ACTIONS", "Action", "DeliveryContext", "Keboola"]
+__all__ = ["ACTIONS", "Action", "DeliveryContext", "Keboola", "Webhook"]

@@ -35,6 +35,8 @@ class DeliveryContext(Value, frozen=True, kw_only=True):
     secrets: Mapping[str, Secret]
     pool_key: str
     doubt: Doubt
+    body: bytes
+    """The event as JSON, as it was stored with the delivery: the same at every attempt."""
     first_sent_at: datetime
     checkpoint: Callable[[], None]
 
@@ -44,13 +46,17 @@ class Action(Protocol):
     fields: ClassVar[frozenset[str]]
     """The names of its fields, which stay changeable while a delivery is under way."""
     tests: ClassVar[SecretType | None]
-    secret_roles: ClassVar[frozenset[str]]
-    """The roles of the secrets that an attempt opens."""
-    timeout_s: ClassVar[float]
-    """How long one attempt may take in all."""
+    main_field: ClassVar[str]
+    """The field whose null takes the action away from its job."""
 
-    def parse(self, fields: Fields) -> Parsed | None:
-        """The fields of this action, checked; None when the job doesn't have it."""
+    def parse(self, fields: Fields) -> Parsed:
+        """The fields of this action, checked."""
+
+    def roles(self, doc: Document) -> frozenset[str]:
+        """The roles of the secrets that an attempt opens."""
+
+    def timeout_s(self, doc: Document) -> float:
+        """How long one attempt may take in all."""
 
     def show(self, doc: Document) -> dict[str, object]:
         """The fields of this action as the API gives them."""

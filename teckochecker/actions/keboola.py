@@ -70,8 +70,7 @@ class Keboola:
         }
     )
     tests: ClassVar[SecretType | None] = SecretType.KEBOOLA
-    secret_roles: ClassVar[frozenset[str]] = frozenset({"keboola_secret"})
-    timeout_s: ClassVar[float] = 3 * REQUEST_TIMEOUT_S  # discovery, look and start
+    main_field: ClassVar[str] = "keboola_stack_url"
 
     def __init__(self, http: Http, allowed: Allowed) -> None:
         self._http = http
@@ -79,7 +78,7 @@ class Keboola:
         self._queues: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def parse(self, fields: Fields) -> Parsed | None:
+    def parse(self, fields: Fields) -> Parsed:
         stack_url = fields.text("keboola_stack_url", max_chars=500, check=self._url)
         component = fields.text("keboola_component_id", default=DEFAULT_COMPONENT, max_chars=255)
         configuration = fields.text("keboola_configuration_id", max_chars=255)
@@ -100,6 +99,12 @@ class Keboola:
 
     def show(self, doc: Document) -> dict[str, object]:
         return dict(doc)
+
+    def roles(self, doc: Document) -> frozenset[str]:
+        return frozenset({"keboola_secret"})
+
+    def timeout_s(self, doc: Document) -> float:
+        return 3 * REQUEST_TIMEOUT_S  # discovery, look and start
 
     def deliver(
         self, doc: Document, event: Event, context: DeliveryContext

@@ -81,12 +81,12 @@ def _checks(online: bool) -> Iterator[Check]:
         yield Check("settings", "bad", str(error), "mend them where they come from")
         return
     yield Check("settings", "ok", "all are valid")
+    yield _clock(settings.database)  # before anything touches the file
     running = installation.settled(home)
     yield _daemon(running)
     yield _database(settings, running)
     yield _sqlite()
     yield _space(home if home.is_dir() else Path("/"))
-    yield _clock(settings.database)
     yield _port(settings, running)
     if online:
         yield from _services(settings)

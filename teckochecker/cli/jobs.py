@@ -75,6 +75,30 @@ class JobFields:
         bool | None,
         Parameter(negative="--no-follow-up", help="Watch the Keboola job until it has ended."),
     ] = None
+    webhook_url: Annotated[
+        str | None, Parameter(help="Call it, instead of or beside a Keboola job.")
+    ] = None
+    webhook_method: Annotated[str | None, Parameter(help="POST by default.")] = None
+    webhook_headers: Annotated[
+        tuple[str, ...] | None,
+        Parameter(
+            name="--webhook-header",
+            help="NAME=VALUE, where secret_ref:ID_OR_NAME stands for a secret; may be repeated.",
+        ),
+    ] = None
+    webhook_query_params: Annotated[
+        tuple[str, ...] | None,
+        Parameter(
+            name="--webhook-query",
+            help="NAME=TEMPLATE, like job={job_id} or id={data.batches.0.batch_id}; repeatable.",
+        ),
+    ] = None
+    webhook_signing_secret: Annotated[
+        str | None, Parameter(help="Id or name of a generic secret, `whsec_...`.")
+    ] = None
+    webhook_timeout_seconds: Annotated[
+        int | None, Parameter(name="--webhook-timeout", help="Seconds, 5 to 60 (30).")
+    ] = None
     poll_interval_seconds: Annotated[
         int | None,
         Parameter(name="--poll-interval", help="Seconds between checks (120 for new jobs)."),
@@ -86,8 +110,9 @@ class JobFields:
     def body(self) -> dict[str, object]:
         """The API's document of what was given."""
         given = {name: value for name, value in asdict(self).items() if value is not None}
-        if self.keboola_variables is not None:
-            given["keboola_variables"] = _variables(self.keboola_variables)
+        for name in ("keboola_variables", "webhook_headers", "webhook_query_params"):
+            if name in given:
+                given[name] = _pairs(name, given[name])
         return given
 
 
@@ -95,11 +120,16 @@ class JobFields:
 def create(fields: JobFields | None = None, *, output: Output = "table") -> int:
     """Create a job; its first check runs at once.
 
-    Name, batch, both secrets, stack and configuration are required.
+    Name, batch and its secret are required, and what to trigger: a Keboola job (secret, stack
+    and configuration), a webhook (URL), or both.
 
     Example: teckochecker job create --name nightly --batch-id batch_abc123
       --openai-secret openai-prod --keboola-secret keboola-prod
       --keboola-stack https://connection.keboola.com --config-id 123456
+
+    Example: teckochecker job create --name hook --batch-id batch_abc123
+      --openai-secret openai-prod --webhook-url https://example.com/hook
+      --webhook-header "Authorization=Bearer secret_ref:hook-token"
     """
     reply = call("POST", "/api/jobs", body=(fields or JobFields()).body())
     job = reply.document()
@@ -292,14 +322,13 @@ def _verb(job: str, verb: str, output: str) -> int:
     return Exit.OK if verb == "pause" else _reminded(reply)
 
 
-def _variables(pairs: Iterable[str]) -> dict[str, str]:
+def _pairs(field: str, pairs: Iterable[str]) -> dict[str, str]:
     found = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise InvalidInput(
-                f"--variable {pair!r} isn't KEY=VALUE.",
-                (FieldError("keboola_variables", "must be given as KEY=VALUE"),),
+                f"{pair!r} isn't KEY=VALUE.", (FieldError(field, "must be given as KEY=VALUE"),)
             )
         found[key] = value
     return found
@@ -427,10 +456,14 @@ def _job_fields(job: Document) -> Iterator[tuple[str, object]]:
     if job["openai_base_url"]:
         yield "OpenAI base URL", job["openai_base_url"]
     yield "Failed at most", f"{job['max_failed_percent']:g} %"
-    yield "Keboola", job.get("keboola_stack_url")
-    yield "Keboola secret", job.get("keboola_secret_name")
-    yield "Component", job.get("keboola_component_id")
-    yield "Configuration", job.get("keboola_configuration_id")
+    if "keboola_stack_url" in job:
+        yield "Keboola", job["keboola_stack_url"]
+        yield "Keboola secret", job.get("keboola_secret_name")
+        yield "Component", job.get("keboola_component_id")
+        yield "Configuration", job.get("keboola_configuration_id")
+    if "webhook_url" in job:
+        yield "Webhook", f"{job['webhook_method']} {job['webhook_url']}"
+        yield "Signed with", job.get("webhook_signing_secret_name")
     for name, value in (job.get("keboola_variables") or {}).items():
         yield "Variable", f"{name}={value}"
     yield "Trigger on", job["trigger_on"]

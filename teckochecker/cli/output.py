@@ -52,10 +52,9 @@ def complain(error: TeckoError) -> None:
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Rows under headings; texts are wrapped on a terminal and never cut."""
-    from rich import box
     from rich.table import Table
 
-    made = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False)
+    made = Table(box=None, pad_edge=False)
     for column in columns:
         made.add_column(column, overflow="fold", no_wrap=column == "ID")
     for row in rows:
@@ -112,6 +111,8 @@ def _print(renderable: Any) -> None:
 
     width = None if sys.stdout.isatty() else _UNBOUNDED
     console = Console(width=width, highlight=False, markup=False, emoji=False)
+    if console.no_color:  # NO_COLOR; rich would leave bold letters
+        console = Console(width=width, color_system=None, markup=False, emoji=False)
     with console.capture() as captured:
         console.print(renderable)
     say("\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n")))

@@ -112,14 +112,13 @@ def _show(secrets: list[dict[str, Any]]) -> None:
         say("No secrets yet: `teckochecker secret add --name NAME --type openai` stores one.")
         return
     show_table(
-        ("ID", "Name", "Type", "Created", "Changed", "Last used", "Used by"),
+        ("ID", "Name", "Type", "Created", "Last used", "Used by"),
         (
             (
                 secret["id"],
                 secret["name"],
                 secret["type"],
                 local_time(secret["created_at"]),
-                local_time(secret["updated_at"]),
                 local_time(secret["last_used_at"]),
                 ", ".join(f"{use['kind']} {use['id']} {use['name']}" for use in secret["used_by"]),
             )

@@ -1,4 +1,4 @@
-"""Small stand-ins for OpenAI's batch API and for Keboola.
+"""Small stand-ins for OpenAI's batch API, for Keboola, and for a receiver of webhooks.
 
 The demo, the tests and the benchmarks run against them, in a thread or as a process of their own
 (`python -m teckochecker.simulators --help`). They need the standard library only and know nothing
@@ -24,6 +24,7 @@ from teckochecker.simulators.keboola import (
     queue_error,
 )
 from teckochecker.simulators.openai import API_KEY, OTHER_ID, Batch, OpenAI, openai_error
+from teckochecker.simulators.receiver import Receiver
 from teckochecker.simulators.server import Simulator
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Batch",
     "Keboola",
     "OpenAI",
+    "Receiver",
     "Recorded",
     "Reply",
     "Simulator",

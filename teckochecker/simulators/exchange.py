@@ -16,7 +16,8 @@ class Recorded:
     """A request as it was read.
 
     `path` is as sent, without the query; names in `headers` are lower case; `body` is the decoded
-    JSON, or None where there was none; `at` is `time.time()` when the headers had been read.
+    JSON, or None where there was none; `raw` are its bytes, as a signature covers them; `at` is
+    `time.time()` when the headers had been read.
     """
 
     method: str
@@ -25,6 +26,7 @@ class Recorded:
     headers: dict[str, str]
     body: object
     at: float
+    raw: bytes = b""
 
     def matches(self, method: str, pattern: str) -> bool:
         """Whether it is a `method` (or "*") on a path that fits the shell pattern."""

@@ -131,6 +131,7 @@ class Connection(BaseHTTPRequestHandler):
             headers={name.lower(): value for name, value in self.headers.items()},
             body=_decoded(content),
             at=at,
+            raw=content,
         )
 
     def _pause(self, seconds: float) -> None:

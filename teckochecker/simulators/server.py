@@ -142,7 +142,8 @@ class Simulator(ABC):
     def _report(self, request: Recorded) -> list[dict[str, object]]:
         """`?after=N` leaves out the first N, which the asking process has already."""
         skipped = int(request.query.get("after", ["0"])[0])
-        return [asdict(recorded) for recorded in self.requests[skipped:]]
+        shown = [asdict(recorded) for recorded in self.requests[skipped:]]
+        return [{**one, "raw": one["raw"].decode("latin-1")} for one in shown]
 
     def _record(self, request: Recorded) -> None:
         with self._changed:

@@ -31,14 +31,15 @@ class Source(Protocol):
     kind: ClassVar[str]
     tests: ClassVar[SecretType | None]
     """The type of secret that `test` can try out."""
-    secret_roles: ClassVar[frozenset[str]]
-    """The roles of the secrets that a check opens."""
 
     def parse(self, fields: Fields) -> Parsed:
         """The fields of this source, checked."""
 
     def show(self, doc: Document) -> dict[str, object]:
         """The fields of this source as the API gives them."""
+
+    def roles(self, doc: Document) -> frozenset[str]:
+        """The roles of the secrets that a check opens."""
 
     def progress(self, doc: Document, data: Document | None) -> dict[str, object]:
         """What the API shows of the last finding beside the fields."""

@@ -44,7 +44,6 @@ class OpenAI:
 
     kind: ClassVar[str] = "openai"
     tests: ClassVar[SecretType | None] = SecretType.OPENAI
-    secret_roles: ClassVar[frozenset[str]] = frozenset({"openai_secret"})
 
     def __init__(self, http: Http, allowed: Allowed, base_url: str) -> None:
         self._http = http
@@ -72,6 +71,9 @@ class OpenAI:
 
     def show(self, doc: Document) -> dict[str, object]:
         return {"batch_id": doc["batch_ids"][0], **doc}
+
+    def roles(self, doc: Document) -> frozenset[str]:
+        return frozenset({"openai_secret"})
 
     def progress(self, doc: Document, data: Document | None) -> dict[str, object]:
         known = _known(data)

@@ -87,7 +87,9 @@ def translated(path: Path) -> Iterator[None]:
 
 
 def _kind(error: Exception, path: Path) -> Exception:
-    cause = error if isinstance(error, apsw.Error) else (error.__cause__ or error.__context__)
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, apsw.Error):
+        cause = cause.__cause__ or cause.__context__  # peewee wraps once, and twice while opening
     if isinstance(cause, apsw.FullError):
         return StoreFull(f"The disk that holds {path} is full: free some space, work goes on then.")
     if isinstance(cause, apsw.BusyError | apsw.LockedError):
@@ -98,4 +100,4 @@ def _kind(error: Exception, path: Path) -> Exception:
         return StoreBroken(
             f"The database {path} can't be used ({cause}): check the disk, or restore a backup."
         )
-    return StoreError(f"The database refused a statement: {cause}")
+    return StoreError(f"The database refused a statement: {cause or error}")

@@ -22,6 +22,7 @@ from teckochecker.domain import (
     Part,
     Status,
     Value,
+    replace,
 )
 from teckochecker.errors import DeliveryNotFound
 from teckochecker.outbox import DeliveryChange
@@ -49,7 +50,8 @@ class DeliveryWork(Value, frozen=True, kw_only=True):
 
     delivery: Delivery
     job: Job
-    action: Part
+    action: Part | None  # None: it was taken away from the job
+    body: bytes
     secrets: tuple[secrets.SealedRole, ...]
 
 
@@ -71,9 +73,7 @@ class Deliveries:
             begun = outbox.attempt_begun(work.delivery, now)
             db.execute_sql(rows.UPDATE_DELIVERY, rows.delivery_values(begun))
             db.execute_sql(_INSERT_ATTEMPT, (delivery_id, rows.ms(now)))
-            return DeliveryWork(
-                delivery=begun, job=work.job, action=work.action, secrets=work.secrets
-            )
+            return replace(work, delivery=begun)
 
     def following(self, delivery_id: DeliveryId) -> DeliveryWork | None:
         """What a follow-up needs; None when the job or its action is gone."""
@@ -153,12 +153,12 @@ def _work(db: Any, delivery_id: DeliveryId) -> DeliveryWork | None:
     if delivery is None:
         return None
     job, _ = load_job(db, delivery.job_id)
-    gone = Part(kind=delivery.action, doc={})
-    action = next((part for part in job.actions if part.kind == delivery.action), gone)
+    sql = "SELECT body FROM deliveries WHERE id = ?"
     return DeliveryWork(
         delivery=delivery,
         job=job,
-        action=action,
+        action=next((part for part in job.actions if part.kind == delivery.action), None),
+        body=bytes(db.execute_sql(sql, (delivery_id,)).fetchone()[0] or b""),
         secrets=secrets.of_jobs(db, [job.id]).get(job.id, ()),
     )
 

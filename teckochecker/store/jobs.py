@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import peewee
 
+from teckochecker import outbox
 from teckochecker.domain import (
     MAX_ID,
     OPEN,
@@ -29,9 +30,9 @@ from teckochecker.store import models, rows, secrets
 from teckochecker.store.database import Database
 
 _INSERT_DELIVERY: Final = (
-    "INSERT INTO deliveries (job_id, event_id, event, action, state, doubt, tries, "
+    "INSERT INTO deliveries (job_id, event_id, event, body, action, state, doubt, tries, "
     "attempt_count, next_attempt_at, created_at, follow_ups) "
-    "VALUES (?, ?, ?, ?, 'pending', 'none', 0, 0, ?, ?, 0)"
+    "VALUES (?, ?, ?, ?, ?, 'pending', 'none', 0, 0, ?, ?, 0)"
 )
 _HELD: Final = (
     "(SELECT max(held_until) FROM job_secrets JOIN secrets ON secrets.id = secret_id "
@@ -76,7 +77,7 @@ class Jobs:
         """Store a new job that is first checked at `due`."""
         with self._database.write() as db:
             refuse_taken(db, draft.name, None)
-            found = secrets.resolve(db, draft.secrets)
+            found = secrets.resolve(db, draft.secrets, {})
             job_id = JobId(_insert(db, draft, now))
             secrets.link(db, job_id, found)
             _write_actions(db, job_id, draft)
@@ -141,7 +142,8 @@ class Jobs:
             new = draft(view)
             if view.job.status in OPEN:
                 refuse_taken(db, new.name, job_id)
-            secrets.link(db, job_id, secrets.resolve(db, new.secrets))
+            linked = {role: secret_id for role, (secret_id, _) in view.secrets.items()}
+            secrets.link(db, job_id, secrets.resolve(db, new.secrets, linked))
             _write_actions(db, job_id, new)
             self._apply(db, job_id, lambda job, _held: decide(job, new), now)
             return _view(db, job_id)
@@ -315,11 +317,11 @@ def _mark_used(db: Any, entry: Entry, now: datetime) -> None:
 def _write_event(db: Any, change: Change, now: datetime) -> None:
     event = change.event
     assert event is not None
-    document = rows.to_json(event)
+    document, body = rows.to_json(event), outbox.body(event)
     for part in change.job.actions:
         db.execute_sql(
             _INSERT_DELIVERY,
-            (event.job_id, event.id, document, part.kind, rows.ms(now), rows.ms(now)),
+            (event.job_id, event.id, document, body, part.kind, rows.ms(now), rows.ms(now)),
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -125,11 +125,19 @@ class Secrets:
             ).execute(db)
 
 
-def resolve(db: Any, refs: Iterable[SecretRef]) -> dict[str, SecretId]:
-    """The ids of the secrets that a document mentions; every unknown or unfit one is named."""
+def resolve(
+    db: Any, refs: Iterable[SecretRef], linked: Mapping[str, SecretId]
+) -> dict[str, SecretId]:
+    """The ids of the secrets that a document mentions; every unknown or unfit one is named.
+
+    Mentions that aren't fresh keep the secret they are `linked` to, if it is still there.
+    """
     found: dict[str, SecretId] = {}
     faults: list[FieldError] = []
     for ref in refs:
+        if not ref.fresh:
+            found |= {ref.role: linked[ref.role]} if ref.role in linked else {}
+            continue
         row = _lookup(db, ref.wanted)
         if row is None:
             faults.append(
@@ -138,7 +146,7 @@ def resolve(db: Any, refs: Iterable[SecretRef]) -> dict[str, SecretId]:
                     f"names no secret: {ref.wanted!r} doesn't exist (add it with `secret add`)",
                 )
             )
-        elif row.type != ref.type:
+        elif ref.type is not None and row.type != ref.type:
             faults.append(
                 FieldError(ref.field, f"must be of type {ref.type}, {row.name!r} is {row.type}")
             )
@@ -151,10 +159,9 @@ def resolve(db: Any, refs: Iterable[SecretRef]) -> dict[str, SecretId]:
 
 
 def link(db: Any, job_id: JobId, secrets: dict[str, SecretId]) -> None:
+    """From now on the job uses these secrets and no others."""
+    models.JobSecret.delete().where(models.JobSecret.job_id == job_id).execute(db)
     for role, secret_id in secrets.items():
-        models.JobSecret.delete().where(
-            (models.JobSecret.job_id == job_id) & (models.JobSecret.role == role)
-        ).execute(db)
         models.JobSecret.insert(job_id=job_id, role=role, secret_id=secret_id).execute(db)
 
 

@@ -159,7 +159,10 @@ async def existing(app: App, job: str, kind: Kind) -> int:
 
 def polling_draft(app: App, fields: Fields) -> JobDraft:
     source = app.sources["openai"]
-    actions = [action.parse for action in app.actions.values()]
+    actions = [
+        one.parse for one in app.actions.values() if fields.wants(one.fields, one.main_field)
+    ]
+    actions = actions or [app.actions["keboola"].parse]  # which says what it needs
     return job_draft(
         fields, Kind.POLLING, app.rules, source.parse, actions, trigger_on=TriggerOn.SUCCESS
     )

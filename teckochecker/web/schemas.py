@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from teckochecker.actions.webhook import Method
 from teckochecker.domain import (
     MAX_NAME_CHARS,
     Attempt,
@@ -53,21 +54,29 @@ class JobChange(Struct, forbid_unknown_fields=True):
     max_failed_percent: Percent | UnsetType | None = UNSET
     keboola_secret: SecretMention | UnsetType | None = UNSET
     keboola_secret_id: SecretMention | UnsetType | None = UNSET
-    keboola_stack_url: str | UnsetType = UNSET
+    keboola_stack_url: str | UnsetType | None = UNSET
     keboola_component_id: str | UnsetType | None = UNSET
     keboola_configuration_id: str | UnsetType = UNSET
     keboola_variables: dict[str, Any] | UnsetType | None = UNSET
     follow_up: bool | UnsetType | None = UNSET
+    webhook_url: str | UnsetType | None = UNSET
+    webhook_method: Method | UnsetType | None = UNSET
+    webhook_headers: dict[str, str] | UnsetType | None = UNSET
+    webhook_query_params: dict[str, str] | UnsetType | None = UNSET
+    webhook_signing_secret: SecretMention | UnsetType | None = UNSET
+    webhook_signing_secret_id: SecretMention | UnsetType | None = UNSET
+    webhook_timeout_seconds: Annotated[int, Meta(ge=5, le=60)] | UnsetType | None = UNSET
     poll_interval_seconds: Interval | UnsetType | None = UNSET
     trigger_on: TriggerOn | UnsetType | None = UNSET
 
 
 class NewJob(JobChange, forbid_unknown_fields=True, kw_only=True):
-    """A polling job: give `batch_id` or `batch_ids`, and each secret by id or name."""
+    """A polling job: give `batch_id` or `batch_ids`, each secret by id or name, and an action.
+
+    `keboola_*` starts a Keboola job, `webhook_*` calls a URL; a job may have both.
+    """
 
     name: Name
-    keboola_stack_url: str
-    keboola_configuration_id: str
 
 
 class BatchState(Struct):
@@ -116,6 +125,13 @@ class JobDocument(Struct, kw_only=True):
     keboola_configuration_id: str | UnsetType = UNSET
     keboola_variables: dict[str, Any] | UnsetType | None = UNSET
     follow_up: bool | UnsetType = UNSET
+    webhook_url: str | UnsetType = UNSET
+    webhook_method: Method | UnsetType = UNSET
+    webhook_headers: dict[str, str] | UnsetType | None = UNSET
+    webhook_query_params: dict[str, str] | UnsetType | None = UNSET
+    webhook_signing_secret_id: int | UnsetType = UNSET
+    webhook_signing_secret_name: str | UnsetType = UNSET
+    webhook_timeout_seconds: int | UnsetType = UNSET
     batches: list[BatchState]
     batch_count: int
     completed_count: int

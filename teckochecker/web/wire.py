@@ -136,7 +136,7 @@ def job_document(app: App, view: JobView) -> dict[str, object]:
     }
     for part in job.actions:
         document |= app.actions[part.kind].show(part.doc)
-    for role, (secret_id, name) in view.secrets.items():
+    for role, (secret_id, name) in _named(view):
         document |= {f"{role}_id": secret_id, f"{role}_name": name}
     return document | {
         "last_check_status": job.last_verdict,
@@ -160,7 +160,12 @@ def stored_fields(view: JobView, app: App) -> Document:
     }
     for part in job.actions:
         fields |= part.doc
-    return fields | {role: secret_id for role, (secret_id, _) in view.secrets.items()}
+    return fields | {role: secret_id for role, (secret_id, _) in _named(view)}
+
+
+def _named(view: JobView) -> list[tuple[str, tuple[int, str]]]:
+    """The secrets that have a field of their own; others are mentioned within texts."""
+    return [(role, secret) for role, secret in view.secrets.items() if ":" not in role]
 
 
 def of_kind(view: JobView, kind: Kind) -> JobView:

@@ -63,12 +63,11 @@ def _burst(
     schedule(daemon.database, first=due, spread_s=0)
     daemon.call("POST", poke)  # changes nothing, and wakes the scheduler
     cpu_before = daemon.cpu_s()
-    due_ms = int(due * 1000)
-    statement = "SELECT min(last_check_at), max(last_check_at) FROM jobs WHERE status = 'active'"
+    statement = "SELECT count(*), max(last_check_at) FROM jobs WHERE last_check_at >= ?"
 
     def last_outcome() -> int | None:
-        ((first, last),) = daemon.rows(statement)
-        return last if first is not None and first >= due_ms else None
+        ((polled, last),) = daemon.rows(statement, int(due * 1000))
+        return last if polled == JOBS else None
 
     stored = wait_for("end of the burst", last_outcome, seconds=MOST_S, every_s=0.1)
     cpu_ms = (daemon.cpu_s() - cpu_before) * 1000 / JOBS

@@ -15,19 +15,19 @@ INTERVAL_S = 3600
 
 
 def run(quick: bool) -> list[Figure]:
-    jobs, rounds, round_s = (5_000, 2, 4.0) if quick else (JOBS, 5, 12.0)
+    jobs, rounds, round_s = (5_000, 2, 2.0) if quick else (JOBS, 5, 12.0)
     with simulated() as openai, installation(openai) as daemon:
         begun = time.monotonic()
         begin(daemon, jobs, INTERVAL_S, spread_s=INTERVAL_S * jobs / JOBS)
         say(f"{jobs} jobs stand in the database after {time.monotonic() - begun:.0f} s")
         lags, cpu_percent = [], []
         with DueTimes(daemon.database, every_s=1.0) as due_times:
-            time.sleep(3 if quick else 10)
+            time.sleep(2 if quick else 10)
             marks = [(time.time(), daemon.cpu_s())]
             for number in range(rounds):
                 time.sleep(max(0.0, marks[0][0] + (number + 1) * round_s - time.time()))
                 marks.append((time.time(), daemon.cpu_s()))
-            time.sleep(SETTLE_S)
+            time.sleep(1 if quick else SETTLE_S)
         asked, now = by_batch(openai.asked()), time.time()
         for (start, cpu_before), (stop, cpu_after) in pairwise(marks):
             lags.append(lags_ms(due_times.within(start, stop), asked, now))

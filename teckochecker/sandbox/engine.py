@@ -1,0 +1,136 @@
+"""The Docker engine: the only importer of its SDK, which takes 140 ms and so is imported late.
+
+Each piece of work has a client of its own, closed after it: a shared one closes its pooled
+connections under other threads' feet. Every failure leaves as a DockerError.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from teckochecker.errors import Fault, OutsideError
+
+if TYPE_CHECKING:
+    from docker import APIClient
+
+TIMEOUT_S: Final = 120  # of one call; 50 containers that start at once queue up in the engine
+_REASON_CHARS: Final = 500
+
+
+class DockerError(OutsideError):
+    """The engine is away, or couldn't do what was asked for."""
+
+    code = 2005
+
+    def __init__(self, message: str, fault: Fault = Fault.TRANSIENT, *, answer: str = "") -> None:
+        super().__init__(message, fault, answer=answer)
+
+
+class ImageMissing(DockerError):
+    """The engine has no such image: it was never made, or somebody removed it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What the engine's machine offers."""
+
+    cpus: int
+    memory_bytes: int
+    apparmor: bool
+    version: str
+
+
+class Engine:
+    """The engine that `environment` names: DOCKER_HOST, DOCKER_TLS_VERIFY, DOCKER_CERT_PATH."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = dict(environment)
+        self._lock = threading.Lock()
+        self._api_version: str | None = None
+        self._host: Host | None = None
+
+    @property
+    def address(self) -> str:
+        return self._environment.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+
+    @contextmanager
+    def client(self) -> Iterator[APIClient]:
+        """A client for one piece of work."""
+        import docker
+
+        with self.told("answer"):
+            client = docker.DockerClient.from_env(
+                version=self._negotiated(), timeout=TIMEOUT_S, environment=self._environment
+            )
+        try:
+            yield client.api
+        finally:
+            client.close()
+
+    def host(self) -> Host:
+        """What the machine offers, asked for once."""
+        if self._host is None:
+            with self.client() as api, self.told("describe itself"):
+                info = api.info()
+            self._host = Host(
+                cpus=int(info["NCPU"]),
+                memory_bytes=int(info["MemTotal"]),
+                apparmor=any("name=apparmor" in option for option in info["SecurityOptions"]),
+                version=str(info["ServerVersion"]),
+            )
+        return self._host
+
+    @contextmanager
+    def told(self, doing: str) -> Iterator[None]:
+        """Calls to the engine, whose failures become a DockerError that says what we wanted."""
+        from docker.errors import APIError, DockerException, ImageNotFound
+        from urllib3.exceptions import HTTPError
+
+        try:
+            yield
+        except ImageNotFound as error:
+            raise ImageMissing(f"The Docker engine has {_reason(error.explanation)}.") from error
+        except APIError as error:
+            reason = _reason(error.explanation or str(error))
+            message = f"The Docker engine couldn't {doing}: {reason}"
+            raise DockerError(message, answer=reason) from error
+        except (DockerException, HTTPError, OSError) as error:
+            self._forget()
+            raise DockerError(self._unreachable(doing, error)) from error
+
+    def _negotiated(self) -> str:
+        """The API's version, asked for once: a known one makes a client in 0.1 ms."""
+        import docker
+
+        with self._lock:
+            if self._api_version is None:
+                client = docker.DockerClient.from_env(
+                    version="auto", timeout=TIMEOUT_S, environment=self._environment
+                )
+                self._api_version = str(client.api.api_version)
+                client.close()
+            return self._api_version
+
+    def _forget(self) -> None:
+        """What we know of the engine: another one may answer next time."""
+        with self._lock:
+            self._api_version = None
+            self._host = None
+
+    def _unreachable(self, doing: str, error: Exception) -> str:
+        told = str(error)
+        if "Permission denied" in told:
+            hint = "this user may not use it: add the user to the group `docker`"
+        elif "timed out" in told.lower():
+            hint = f"it gave no answer within {TIMEOUT_S} s: look at its log and load"
+        else:
+            hint = "start it (`systemctl start docker`), or say with DOCKER_HOST where it is"
+        return f"The Docker engine at {self.address} couldn't {doing}: {hint}."
+
+
+def _reason(text: str) -> str:
+    return " ".join(str(text).split())[:_REASON_CHARS]

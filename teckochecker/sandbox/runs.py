@@ -1,0 +1,231 @@
+"""One run of a program in a container of its own, from its creation to its removal.
+
+Whatever happens in between, cancellation included, the container is removed; what a killed
+process leaves behind is found again by its labels. On every path but a clean end the stream
+is cut before the kill: the engine waits for a reader of what the container has printed.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypedDict
+
+from teckochecker.errors import InvalidInput
+from teckochecker.sandbox.container import Container, need_open_network, remove
+from teckochecker.sandbox.engine import DockerError, Engine
+from teckochecker.sandbox.settings import DEADLINE, GUEST, INSTANCE, JOB, RUN, Shape, settings
+from teckochecker.sandbox.stream import PIECE_BYTES, Capture, End, Frames, Sink, exchange
+
+if TYPE_CHECKING:
+    from docker import APIClient
+
+MAX_REQUEST_BYTES: Final = 2 * 1024 * 1024  # the entry program reads no longer line
+_GRACE_S: Final = 120  # beyond its time-out, until a guest's container is an orphan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """What is run: `argv` in /work/script, into which `script` (a clean tar) is unpacked."""
+
+    run_id: str
+    job_id: str
+    image: str
+    shape: Shape
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(repr=False)
+    script: bytes | Path = field(repr=False)
+    max_output_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a program ended; the fields are those of RunResult."""
+
+    end: End
+    duration_ms: int
+    exit_code: int | None = None
+    script_ms: int | None = None
+    peak_memory_bytes: int | None = None
+    oom_killed: bool = False
+    error: str | None = None
+    leftover: str | None = None
+
+
+class Runs:
+    """The runs of one process; `guest` is one that lives beside the daemon of its instance."""
+
+    def __init__(
+        self, engine: Engine, instance: str, now: Callable[[], datetime], *, guest: bool
+    ) -> None:
+        self._engine = engine
+        self._instance = instance
+        self._now = now
+        self._guest = guest
+        self._lock = threading.Lock()
+        self._live: set[str] = set()
+
+    def play(
+        self, program: Program, stdout: Sink, stderr: Capture, checkpoint: Callable[[], None]
+    ) -> Ending:
+        """Runs a program to its end, time-out or cap; DockerError when the engine fails.
+
+        `checkpoint` is called often; what it raises ends the run and leaves here.
+        """
+        nonce = secrets.token_hex(16)
+        pieces = _pieces(program, nonce)
+        body = settings(
+            program.image, program.shape, self._engine.host(), self._labels(program)
+        )
+        begun = time.monotonic()
+        with self._engine.client() as api:
+            if program.shape.network == "open":
+                need_open_network(self._engine, api)
+            checkpoint()
+            with self._container(api, program.run_id, body) as container:
+                end = _watched(container, program, pieces, Frames(stdout, stderr), checkpoint)
+                told = stderr.pick(nonce.encode())
+                ending = Ending(
+                    end=end,
+                    duration_ms=int((time.monotonic() - begun) * 1000),
+                    **_report(end, told, container),
+                )
+        return replace(ending, leftover=container.leftover)
+
+    def fill(self, run_id: str, image: str, folder: str, tar: BinaryIO, name: str) -> None:
+        """Makes the image `name` of `image` with a tar unpacked in `folder`; nothing is run."""
+
+    def remove_orphans(self) -> int:
+        """Removes what killed processes of this instance left behind, and says how many.
+
+        The live ones are looked at after the engine was asked: a run is live before it has
+        a container. A guest's container has its time, since no list of its runs is here.
+        """
+        with self._engine.client() as api:
+            with self._engine.told("list its containers"):
+                label = {"label": f"{INSTANCE}={self._instance}"}
+                found = api.containers(all=True, filters=label)
+            orphans = [one["Id"] for one in found if self._orphaned(one["Labels"])]
+            for container in orphans:
+                remove(self._engine, api, container)
+        return len(orphans)
+
+    @contextmanager
+    def _container(
+        self, api: APIClient, run_id: str, body: dict[str, Any]
+    ) -> Iterator[Container]:
+        """A container that is gone afterwards, whatever happened."""
+        container = Container(self._engine, api, f"teckochecker-{run_id}")
+        with self._lock:
+            self._live.add(run_id)
+        try:
+            container.create(body)
+            yield container
+        finally:
+            container.discard()
+            with self._lock:
+                self._live.discard(run_id)
+
+    def _labels(self, program: Program) -> dict[str, str]:
+        last = self._now().timestamp() + program.shape.limits.timeout_s + _GRACE_S
+        return {
+            INSTANCE: self._instance,
+            JOB: program.job_id,
+            RUN: program.run_id,
+            DEADLINE: str(int(last)),
+            GUEST: str(int(self._guest)),
+        }
+
+    def _orphaned(self, labels: Mapping[str, str]) -> bool:
+        with self._lock:
+            if labels.get(RUN) in self._live:
+                return False
+        over = self._now().timestamp() > float(labels.get(DEADLINE, 0))
+        return over or labels.get(GUEST) != "1"
+
+
+def _watched(
+    container: Container,
+    program: Program,
+    pieces: Iterator[bytes],
+    frames: Frames,
+    checkpoint: Callable[[], None],
+) -> End:
+    """Starts the container and reads what it says, to its end or ours."""
+    with container.attached() as sock:
+        container.start()
+        deadline = time.monotonic() + program.shape.limits.timeout_s
+        try:
+            end = exchange(
+                sock,
+                pieces,
+                frames,
+                deadline=deadline,
+                max_bytes=program.max_output_bytes,
+                checkpoint=checkpoint,
+            )
+        except ConnectionError as error:
+            raise DockerError("The connection to the Docker engine broke.") from error
+    if end is End.CLOSED:
+        container.ended()
+    return end
+
+
+def _pieces(program: Program, nonce: str) -> Iterator[bytes]:
+    """The request line and the tar; InvalidInput when the line is too long."""
+    script = program.script
+    length = len(script) if isinstance(script, bytes) else script.stat().st_size
+    request = {
+        "nonce": nonce,
+        "argv": program.argv,
+        "environment": dict(program.environment),
+        "length": length,
+    }
+    line = json.dumps(request).encode() + b"\n"
+    if len(line) > MAX_REQUEST_BYTES:
+        raise InvalidInput("The variables of a script are 2 MiB at most: use fewer or shorter.")
+    return _sent(line, script)
+
+
+def _sent(line: bytes, script: bytes | Path) -> Iterator[bytes]:
+    yield line
+    if isinstance(script, bytes):
+        yield script
+        return
+    with script.open("rb") as file:
+        while piece := file.read(PIECE_BYTES):
+            yield piece
+
+
+class _Told(TypedDict, total=False):
+    exit_code: int | None
+    script_ms: int | None
+    peak_memory_bytes: int | None
+    oom_killed: bool
+    error: str | None
+
+
+def _report(end: End, line: bytes | None, container: Container) -> _Told:
+    """What the entry program told; where it couldn't, what the engine knows."""
+    if end is not End.CLOSED:
+        return {}
+    if line is None:
+        code, oom_killed = container.fate()
+        error = f"The script ended the program that watched it (exit code {code}): it must not."
+        return {"exit_code": code, "oom_killed": oom_killed, "error": error}
+    told = json.loads(line)
+    error = told["error"] and f"The script could not be started: {told['error']}."
+    return {
+        "exit_code": told["exit_code"],
+        "script_ms": told["script_ms"],
+        "peak_memory_bytes": told["peak_memory_bytes"],
+        "oom_killed": bool(told["oom_kills"]),
+        "error": error,
+    }
