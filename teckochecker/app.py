@@ -18,7 +18,7 @@ from teckochecker.config import Settings
 from teckochecker.domain import Secret
 from teckochecker.http import Http
 from teckochecker.lanes import DELIVERY_TOKENS, Lane, Lanes
-from teckochecker.outbox import delivery_waits_s
+from teckochecker.outbox import LOOK_PAUSE_S, delivery_waits_s
 from teckochecker.pulse import Pulse, Wake
 from teckochecker.sources import SOURCES, Source
 from teckochecker.store import Store
@@ -45,6 +45,7 @@ class App:
     actions: Mapping[str, Action]
     rules: JobRules
     waits_s: tuple[int, ...]
+    look_pause_s: float = LOOK_PAUSE_S
     metrics: Metrics
     redaction: Redaction
     pulse: Pulse

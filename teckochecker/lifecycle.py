@@ -82,6 +82,14 @@ def held(due: datetime, held_until: datetime | None, jitter: float) -> datetime:
     return held_until + timedelta(seconds=2.0 * jitter)
 
 
+def held_back(change: Change, held_until: datetime | None) -> Change:
+    """`change`, whose job isn't due before its account wants to be asked again."""
+    due = change.job.next_check_at
+    if due is None:
+        return change
+    return replace(change, job=replace(change.job, next_check_at=held(due, held_until, 0.0)))
+
+
 def checked(
     job: Job,
     finding: Finding,

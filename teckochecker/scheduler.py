@@ -11,7 +11,7 @@ import time
 import traceback
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, Generic, TypeVar
@@ -38,8 +38,10 @@ from teckochecker.domain import (
 )
 from teckochecker.errors import (
     Fault,
+    FolderError,
     JobNotFound,
     OutsideError,
+    StoreBroken,
     StoreBusy,
     StoreFull,
     VaultError,
@@ -54,6 +56,7 @@ T = TypeVar("T")
 K = TypeVar("K", JobId, DeliveryId)
 
 STORE_PAUSE_S: Final = 2.0  # between two tries while the disk is full
+CLOCK_STEP: Final = timedelta(seconds=2)  # a wall clock that moves by more was set
 _MS: Final = timedelta(milliseconds=1)
 
 
@@ -62,7 +65,9 @@ async def run(app: App, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS
     await app.lanes.run(Lane.STORE, partial(_recover, app, app.now()))
     async with trio.open_nursery() as steps:
         task_status.started()
+        zero = _zero(app)
         while not app.stop.is_set():
+            zero = await _follow_clock(app, zero)
             nap_s = await _pass(app, steps)
             await app.wake.nap(app.now(), nap_s)
         log.info("scheduler.draining", in_flight=len(app.pulse.jobs) + len(app.pulse.deliveries))
@@ -70,9 +75,33 @@ async def run(app: App, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS
 
 
 def _recover(app: App, now: datetime) -> None:
+    last_seen = app.store.care.probed_at()
+    if last_seen is not None and last_seen - now > CLOCK_STEP:
+        _set_back(app, last_seen - now, now)
     in_doubt = app.store.deliveries.recover(now)
     overdue = app.store.agenda.spread_overdue(now)
     log.info("scheduler.started", overdue_jobs=overdue, deliveries_in_doubt=in_doubt)
+
+
+async def _follow_clock(app: App, zero: datetime) -> datetime:
+    """When the wall clock was set since the last look, the due times move along."""
+    now_zero = _zero(app)
+    if zero - now_zero > CLOCK_STEP:
+        await _recorded(app, partial(_set_back, app, zero - now_zero, app.now()))
+    elif now_zero - zero > CLOCK_STEP:  # set forward, or this machine slept
+        await _recorded(app, partial(app.store.agenda.spread_overdue, app.now()))
+    return now_zero
+
+
+def _zero(app: App) -> datetime:
+    """The wall clock's time when trio's own clock, which nobody can set, was at zero."""
+    return app.now() - timedelta(seconds=trio.current_time())
+
+
+def _set_back(app: App, by: timedelta, now: datetime) -> None:
+    """Without this, everybody would wait for the time that the clock was set back by."""
+    log.warning("clock.set_back", seconds=by.total_seconds())
+    app.store.agenda.bring_forward(by, now)
 
 
 async def _pass(app: App, steps: trio.Nursery) -> float:
@@ -131,8 +160,11 @@ class Slots(Generic[K]):
 
 
 async def _check_step(app: App, work: CheckWork) -> None:
+    now = app.now()
     try:
-        await _check(app, work)
+        await _guarded(
+            partial(_check, app, work), lambda fault: _conclude(app, work, fault, (), now)
+        )
     except JobNotFound:
         log.info("check.dropped", job_id=work.job.id, reason="the job was deleted meanwhile")
     finally:
@@ -159,8 +191,18 @@ async def _check(app: App, work: CheckWork) -> None:
 
     timeout_s = source.timeout_s(job.source.doc, job.last_data)
     outcome = await _outside(app, Lane.NETWORK, ask, timeout_s, job.source.origin)
-    now = app.now()
-    started_at = started[0] if started else now
+    await _conclude(app, work, outcome, secrets, started[0] if started else app.now())
+
+
+async def _conclude(
+    app: App,
+    work: CheckWork,
+    outcome: Finding | OutsideError,
+    secrets: tuple[SealedRole, ...],
+    started_at: datetime,
+) -> None:
+    """Record what a check found, and what that makes of its job."""
+    job, now = work.job, app.now()
     finding = _masked_finding(app, outcome)
     decide = partial(
         lifecycle.checked,
@@ -183,21 +225,34 @@ async def _check(app: App, work: CheckWork) -> None:
 
 
 async def _delivery_step(app: App, due: DeliveryDue) -> None:
+    now = app.now()
     try:
         if due.follow_up:
-            await _follow_up(app, due)
+            await _guarded(partial(_follow_up, app, due), partial(_conclude_follow_up, app, due))
         else:
-            await _deliver(app, due)
+            work = await _recorded(app, partial(app.store.deliveries.begin, due.id, now))
+            if work is not None:
+                await _guarded(
+                    partial(_deliver, app, due, work, now),
+                    lambda fault: _conclude_attempt(app, due, fault, (), now),
+                )
     finally:
         _release(app, app.pulse.deliveries, due.id, Lane.DELIVERY)
 
 
-async def _deliver(app: App, due: DeliveryDue) -> None:
-    started_at = app.now()
-    work = await _recorded(app, partial(app.store.deliveries.begin, due.id, started_at))
-    if work is None:
-        return
+async def _deliver(app: App, due: DeliveryDue, work: DeliveryWork, started_at: datetime) -> None:
     outcome, secrets = await _sent(app, work, due.origin)
+    await _conclude_attempt(app, due, outcome, secrets, started_at)
+
+
+async def _conclude_attempt(
+    app: App,
+    due: DeliveryDue,
+    outcome: Sent | NotFoundYet | Undecided | OutsideError,
+    secrets: tuple[SealedRole, ...],
+    started_at: datetime,
+) -> None:
+    """Record what came back, and what that makes of the delivery and its job."""
     now = app.now()
     decide = partial(
         outbox.attempted,
@@ -205,6 +260,7 @@ async def _deliver(app: App, due: DeliveryDue) -> None:
         started_at=started_at,
         duration_ms=(now - started_at) // _MS,
         waits_s=app.waits_s,
+        look_pause_s=app.look_pause_s,
         opened=_audit(secrets),
         now=now,
         jitter=app.jitter(),
@@ -243,10 +299,15 @@ async def _sent(
 
 
 async def _follow_up(app: App, due: DeliveryDue) -> None:
-    work = await app.lanes.run(Lane.READ, partial(app.store.deliveries.following, due.id))
-    if work is None or work.action is None or work.delivery.receipt is None:
+    read = partial(app.store.deliveries.following, due.id)
+    work = await _recorded(app, read, Lane.READ)
+    if work is None or work.delivery.receipt is None:
         return
     part, receipt = work.action, work.delivery.receipt
+    if part is None:
+        message = "The job doesn't have this action any more."
+        await _conclude_follow_up(app, due, OutsideError(message, Fault.REFUSED))
+        return
     action = app.actions[part.kind]
     secrets = _of_roles(work.secrets, action.roles(part.doc))
 
@@ -255,8 +316,11 @@ async def _follow_up(app: App, due: DeliveryDue) -> None:
 
     timeout_s = action.timeout_s(part.doc)
     outcome = await _outside(app, Lane.DELIVERY, ask, timeout_s, due.origin)
-    now = app.now()
-    news = _masked_outcome(app, outcome)
+    await _conclude_follow_up(app, due, outcome)
+
+
+async def _conclude_follow_up(app: App, due: DeliveryDue, outcome: Receipt | OutsideError) -> None:
+    now, news = app.now(), _masked_outcome(app, outcome)
     write = partial(
         app.store.deliveries.finish,
         due.id,
@@ -267,12 +331,13 @@ async def _follow_up(app: App, due: DeliveryDue) -> None:
     if change is not None:
         _observe_follow_up(app, change)
         app.wake.by(change.delivery.follow_up_at)
+        app.wake.by(change.delivery.next_attempt_at)  # redelivered while it was asked
 
 
 async def _outside(
     app: App, lane: Lane, call: Callable[[], T], timeout_s: float, origin: str
 ) -> T | OutsideError:
-    """`call()` in its lane; whatever it raises is an OutsideError, our own faults too."""
+    """`call()` in its lane; what the outside does to it is an OutsideError."""
     try:
         return await app.lanes.run(lane, call, timeout_s=timeout_s, origin=origin)
     except OutsideError as error:
@@ -282,22 +347,39 @@ async def _outside(
         return OutsideError(message, Fault.TRANSIENT, maybe_done=True)
     except VaultError as error:
         return OutsideError(str(error), Fault.CREDENTIALS)
+
+
+async def _guarded(
+    step: Callable[[], Awaitable[None]], conclude: Callable[[OutsideError], Awaitable[None]]
+) -> None:
+    """`step()`; a fault of our own becomes its outcome, so that it harms no other job."""
+    try:
+        await step()
+    except (JobNotFound, StoreBroken, FolderError):
+        raise
     except Exception as error:
-        log.exception("step.failed", lane=lane.value, origin=origin)
-        return OutsideError(
-            f"{type(error).__name__}: {error} (a fault of this program: please report it)",
-            Fault.INTERNAL,
-            answer=traceback.format_exc()[-4000:],
-            maybe_done=True,
+        log.exception("step.failed")
+        message = f"{type(error).__name__}: {error} (a fault of this program: please report it)"
+        await conclude(
+            OutsideError(
+                _storable(message),
+                Fault.INTERNAL,
+                answer=_storable(traceback.format_exc()[-4000:]),
+                maybe_done=True,
+            )
         )
 
 
-async def _recorded(app: App, write: Callable[[], T]) -> T:
-    """`write()`, tried until the disk takes it: what has happened must not be forgotten."""
+def _storable(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
+async def _recorded(app: App, call: Callable[[], T], lane: Lane = Lane.STORE) -> T:
+    """`call()`, tried until the disk takes it: what has happened must not be forgotten."""
     while True:
         try:
             with trio.CancelScope(shield=True):
-                written = await app.lanes.run(Lane.STORE, write)
+                written = await app.lanes.run(lane, call)
         except (StoreFull, StoreBusy) as error:
             _store_failed(app, error)
             await trio.sleep(STORE_PAUSE_S)

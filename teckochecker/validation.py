@@ -35,6 +35,7 @@ _MENTION = re.compile(r"secret_ref:([A-Za-z0-9_.-]+)")
 _DIGITS = re.compile(r"[0-9]+")
 MAX_SECRET_BYTES = 64 * 1024
 MAX_DOCUMENT_KEYS = 100
+MAX_UNKNOWN = 20  # fields that are named; a body may hold a hundred thousand
 
 
 class Fields:
@@ -229,10 +230,10 @@ class Fields:
         )
 
     def done(self, thing: str) -> None:
-        for name in self._given:
-            if name not in self._read:
-                known = ", ".join(sorted(self._read))
-                self.fault(str(name)[:100], f"isn't a field of a {thing}; known are {known}")
+        unknown = [name for name in self._given if name not in self._read]
+        known = ", ".join(sorted(self._read))
+        for name in unknown[:MAX_UNKNOWN]:
+            self.fault(str(name)[:100], f"isn't a field of a {thing}; known are {known}")
         if self._faults:
             raise InvalidInput(_summary(thing, self._faults), tuple(self._faults))
 

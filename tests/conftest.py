@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 import trio
 from hypothesis import HealthCheck, settings
 
@@ -23,6 +24,12 @@ settings.register_profile(
     "suite", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("suite")
+structlog.configure(  # the default prints for people, and a traceback takes it half a second
+    processors=[
+        structlog.processors.format_exc_info,
+        structlog.processors.JSONRenderer(default=str),
+    ]
+)
 
 SECRET_KEY = "Q2hlY2tzLXRoaW5ncy1mb3ItdGVzdHMtb25seS0xMjM0NTY3ODkw"
 TOKEN = "tck_test-token"

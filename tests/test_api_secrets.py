@@ -94,9 +94,8 @@ async def test_a_generic_secret_may_be_any_text(api: Api, value: str) -> None:
     await api("POST", PATH, {"name": "any", "type": "generic", "value": value}, expect=201)
 
 
-@pytest.mark.parametrize(
-    ("changes", "field", "said"),
-    [
+async def test_it_refuses_a_bad_secret_by_field(api: Api) -> None:
+    bad: list[tuple[dict[str, Any], str, str]] = [
         ({"name": ""}, "name", "blank"),
         ({"name": "a b"}, "name", "letters, digits"),
         ({"name": "a/b"}, "name", "letters, digits"),
@@ -119,15 +118,11 @@ async def test_a_generic_secret_may_be_any_text(api: Api, value: str) -> None:
         ({"value": "sk-" + "a" * 65536}, "value", "65536 bytes"),
         ({"type": "generic", "value": "ž" * 40000}, "value", "65536 bytes"),
         ({"comment": "x"}, "comment", "isn't a field"),
-    ],
-)
-async def test_it_refuses_a_bad_secret_by_field(
-    api: Api, changes: dict[str, Any], field: str, said: str
-) -> None:
-    problem = await api("POST", PATH, NEW | changes, expect=400)
-
-    assert problem["code"] == 1100
-    assert said in faults(problem)[field]
+    ]
+    for changes, field, said in bad:
+        problem = await api("POST", PATH, NEW | changes, expect=400)
+        assert problem["code"] == 1100
+        assert said in faults(problem)[field]
     assert (await api("GET", PATH))["total"] == 0
 
 
@@ -150,15 +145,13 @@ async def test_it_refuses_a_taken_name_and_says_how_to_change_the_value(
 @pytest.mark.parametrize(
     ("method", "part"), [("GET", ""), ("PUT", ""), ("DELETE", ""), ("POST", "/test")]
 )
-@pytest.mark.parametrize("wanted", ["nobody", "4711", str(2**63), "9" * 300, "%00", "a%2Fb"])
 async def test_an_unknown_secret_is_a_404_whatever_is_asked(
-    api: Api, secrets: dict[str, int], method: str, part: str, wanted: str
+    api: Api, secrets: dict[str, int], method: str, part: str
 ) -> None:
     body = {"value": "sk-x"} if method == "PUT" else None
 
-    problem = await api(method, f"{PATH}/{wanted}{part}", body, expect=404)
-
-    if wanted != "a%2Fb":  # which is a path of its own, since servers decode before routing
+    for wanted in ("nobody", "4711", str(2**63), "9" * 300, "%00"):
+        problem = await api(method, f"{PATH}/{wanted}{part}", body, expect=404)
         assert problem["code"] == 1001
         assert "secret list" in problem["detail"]
 
@@ -430,8 +423,7 @@ async def test_a_secret_whose_bytes_were_changed_is_told(
     app: App, api: Api, secrets: dict[str, int], openai: OpenAI
 ) -> None:
     with app.store._database.write() as db:
-        db.execute_sql("UPDATE secrets SET sealed = substr(sealed, 1, 30) || x'00'")
-        db.execute_sql("UPDATE secrets SET sealed = CAST(sealed AS BLOB)")
+        db.execute_sql("UPDATE secrets SET sealed = CAST(sealed || x'00' AS BLOB)")
 
     problem = await api("POST", f"{PATH}/openai-prod/test", expect=500)
 

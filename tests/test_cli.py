@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import socket
 import sqlite3
@@ -54,7 +55,7 @@ from teckochecker.simulators import HTML, Keboola, OpenAI, queue_error
 KEY = "sk-test-openai-key-1"
 STORAGE_TOKEN = "4711-test-storage-token"
 OTHER_KEY = "b3RoZXIta2V5LWZvci10ZXN0cy1vbmx5LTEyMzQ1Njc4OTA"
-LONG_S = 20.0  # for waits that end by themselves
+LONG_S = 60.0  # for waits that end by themselves
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,8 @@ class Machine:
         return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     def begin(self, *args: str, **pipes: Any) -> subprocess.Popen[bytes]:
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | pipes
-        return subprocess.Popen(self.command(*args), env=self.env, cwd=self.folder, **pipes)
+        ends: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **pipes}
+        return subprocess.Popen[bytes](self.command(*args), env=self.env, cwd=self.folder, **ends)
 
     @contextmanager
     def started(self, *args: str) -> Iterator[str]:
@@ -190,10 +191,26 @@ def bare(
     time.tzset()
 
 
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Homes to copy: `fresh` from init, `stocked` with the secrets that a job needs."""
+    folder = tmp_path_factory.mktemp("prepared")
+    machine = Machine(folder)
+    assert machine.program("init").code == 0
+    shutil.copytree(machine.home, folder / "fresh")
+    for name, type_, value in (
+        ("openai-prod", "openai", KEY),
+        ("keboola-prod", "keboola", STORAGE_TOKEN),
+    ):
+        options = (f"--name={name}", f"--type={type_}")
+        assert machine.program("secret", "add", *options, stdin=value.encode()).code == 0
+    return machine.home.rename(folder / "stocked").parent
+
+
 @pytest.fixture
-def sh(bare: Shell) -> Shell:
+def sh(bare: Shell, prepared: Path) -> Shell:
     """A shell after `init`."""
-    bare.good("init")
+    shutil.copytree(prepared / "fresh", bare.machine.home)
     return bare
 
 
@@ -207,11 +224,10 @@ JOB = (
 
 
 @pytest.fixture
-def stocked(sh: Shell) -> Shell:
+def stocked(bare: Shell, prepared: Path) -> Shell:
     """A shell with the secrets that a job needs."""
-    sh.good("secret", "add", "--name=openai-prod", "--type=openai", stdin=KEY.encode())
-    sh.good("secret", "add", "--name=keboola-prod", "--type=keboola", stdin=STORAGE_TOKEN.encode())
-    return sh
+    shutil.copytree(prepared / "stocked", bare.machine.home)
+    return bare
 
 
 # -- the program itself
@@ -987,6 +1003,17 @@ def test_an_answer_of_another_program_is_exit_6(bare: Shell) -> None:
         assert "TECKOCHECKER_URL" in done.err
 
 
+@pytest.mark.slow
+def test_a_daemon_elsewhere_serves_a_machine_without_an_installation(stocked: Shell) -> None:
+    with stocked.machine.started() as url:
+        stocked.env(TECKOCHECKER_HOME="nowhere", TECKOCHECKER_URL=f"{url}/")
+        assert stocked("secret", "list").code == 4
+        stocked.env(TECKOCHECKER_TOKEN=stocked.machine.token)
+        assert stocked.json("secret", "list")["total"] == 2
+        assert stocked("status").code == 0
+    assert not Path("nowhere").exists()
+
+
 def test_a_file_may_hold_the_token(sh: Shell) -> None:
     (sh.machine.home / "token").rename("elsewhere")
     sh.env(TECKOCHECKER_TOKEN_FILE=str(Path("elsewhere").absolute()))
@@ -1085,7 +1112,7 @@ def test_wait_tells_the_outcome_by_its_exit_code(stocked: Shell) -> None:
             shown = stocked.good("job", "deliveries", "batch_good").out
             assert "delivered" in shown
             assert "Simulated." in shown
-            assert keboola.jobs[0]["url"] in stocked.good("job", "show", "batch_good").out
+            assert str(keboola.jobs[0]["url"]) in stocked.good("job", "show", "batch_good").out
             assert outcome("batch_bad") == 10
             assert outcome("batch_bad", "--trigger-on=terminal") == 10
             assert outcome("batch_slow", timeout="0") == 20

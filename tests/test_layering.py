@@ -60,14 +60,24 @@ def trees() -> dict[str, ast.Module]:
     return found
 
 
-def imported(tree: ast.Module) -> Iterator[str]:
+@cache
+def imported(tree: ast.Module) -> frozenset[str]:
     """Dotted names of all imported modules, those inside functions too."""
+    found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, "imports are absolute"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(found)
+
+
+@cache
+def expressions(tree: ast.Module) -> frozenset[str]:
+    """Every name and dotted expression in a module."""
+    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute | ast.Name))
+    return frozenset(ast.unparse(node) for node in nodes)
 
 
 def part_of(module: str) -> str:
@@ -157,12 +167,11 @@ def is_named_call(node: ast.AST) -> bool:
 
 def users_of(expression: str) -> set[str]:
     """The parts in whose code an expression like `os.environ` stands."""
-    pattern = re.compile(rf"(?<![\w.]){expression}\b")
+    pattern = re.compile(expression)
     return {
         part_of(name)
         for name, tree in trees().items()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute | ast.Name) and pattern.fullmatch(ast.unparse(node))
+        if any(map(pattern.fullmatch, expressions(tree)))
     }
 
 

@@ -76,6 +76,7 @@ function retried(call) {
 
 // The tar's folders and files below the working directory; anything else is refused.
 function unpack(source, length) {
+  if (!(length >= 0 && length <= MAX_TAR_BYTES)) throw new Refused('the archive is too large');
   let longName = null;
   while (length >= BLOCK) {
     const header = source.exactly(BLOCK);
@@ -204,9 +205,6 @@ function main() {
     process.reallyExit(exitCode);
   };
   try {
-    if (!(request.length >= 0 && request.length <= MAX_TAR_BYTES)) {
-      throw new Refused('the archive is too large');
-    }
     fs.mkdirSync(WORK, { recursive: true });
     process.chdir(WORK);
     unpack(source, request.length);

@@ -9,7 +9,6 @@ Kept small: half of its time is Python's start, so no module is imported that is
 """
 
 import os
-import sys
 import time
 from _json import encode_basestring_ascii, make_scanner  # `json` itself takes 9 ms to import
 
@@ -77,6 +76,8 @@ class Input:
 
 def unpack(source: Input, length: int) -> None:
     """The tar's folders and files below the working directory; anything else is refused."""
+    if not 0 <= length <= MAX_TAR_BYTES:
+        raise Refused("the archive is too large")
     long_name = None
     while length >= BLOCK:
         header = source.exactly(BLOCK)
@@ -188,11 +189,10 @@ def say(nonce: str, exit_code: int, script_ms: float, error: str | None) -> None
 
 def main() -> int:
     source = Input()
-    request = make_scanner(Json)(source.line().decode(), 0)[0]
+    scan = make_scanner(Json)  # type: ignore[arg-type]
+    request = scan(source.line().decode(), 0)[0]
     exit_code, begun, error = NOT_STARTED, time.monotonic(), None
     try:
-        if not 0 <= request["length"] <= MAX_TAR_BYTES:
-            raise Refused("the archive is too large")
         os.makedirs(WORK, exist_ok=True)
         os.chdir(WORK)
         unpack(source, request["length"])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from cyclopts import App, Parameter
 
@@ -14,21 +14,20 @@ from teckochecker.cli.client import Reply, call, daemon_runs, segment
 from teckochecker.cli.duration import Duration
 from teckochecker.cli.exits import Exit
 from teckochecker.cli.input import Yes, confirmed
-from teckochecker.cli.output import (
-    Output,
-    answer,
-    local_time,
-    note,
-    printable,
-    say,
-    show_fields,
-    show_table,
+from teckochecker.cli.job_tables import (
+    Document,
+    named,
+    outcome_line,
+    show_deliveries,
+    show_job,
+    show_jobs,
+    show_logs,
+    state,
 )
+from teckochecker.cli.output import Output, answer, note, say
 from teckochecker.errors import FieldError, InvalidInput
 
 app = App(name="job", help="Polling jobs: create, list, follow, change, delete.")
-
-Document = Mapping[str, Any]
 
 LOOK_EVERY_S: Final = 1.0  # of `wait` and `logs --follow`
 MAX_ROWS: Final = 1000  # that one call gives
@@ -133,7 +132,7 @@ def create(fields: JobFields | None = None, *, output: Output = "table") -> int:
     """
     reply = call("POST", "/api/jobs", body=(fields or JobFields()).body())
     job = reply.document()
-    answer(reply.body, output, lambda: say(f"Job {_named(job)} created."))
+    answer(reply.body, output, lambda: say(f"Job {named(job)} created."))
     return _reminded(reply)
 
 
@@ -156,7 +155,7 @@ def list_(
     query = {"status": status, "q": q, "kind": kind, "limit": limit, "offset": offset}
     reply = call("GET", "/api/jobs", query=query)
     all_ = status is None and q is None
-    answer(reply.body, output, lambda: _show_jobs(reply.document(), all_))
+    answer(reply.body, output, lambda: show_jobs(reply.document(), all_))
     return Exit.OK
 
 
@@ -167,7 +166,7 @@ def show(job: JobName, /, *, output: Output = "table") -> int:
     Example: teckochecker job show nightly
     """
     reply = call("GET", f"/api/jobs/{segment(job)}")
-    answer(reply.body, output, lambda: _show_job(reply.document()))
+    answer(reply.body, output, lambda: show_job(reply.document()))
     return Exit.OK
 
 
@@ -181,7 +180,7 @@ def update(job: JobName, /, fields: JobFields | None = None, *, output: Output =
     if not body:
         raise InvalidInput("Nothing to change was given: `teckochecker job update --help`.")
     reply = call("PUT", f"/api/jobs/{segment(job)}", body=body)
-    answer(reply.body, output, lambda: say(f"Job {_named(reply.document())} changed."))
+    answer(reply.body, output, lambda: say(f"Job {named(reply.document())} changed."))
     return Exit.OK
 
 
@@ -228,7 +227,7 @@ def logs(
     """
     path = f"/api/jobs/{segment(job)}/logs"
     reply = call("GET", path, query={"limit": limit, "offset": offset})
-    answer(reply.body, output, lambda: _show_logs(reply.document()))
+    answer(reply.body, output, lambda: show_logs(reply.document()))
     if follow:
         _follow(path, reply.document(), output)
     return Exit.OK
@@ -244,7 +243,7 @@ def deliveries(
     """
     path = f"/api/jobs/{segment(job)}/deliveries"
     reply = call("GET", path, query={"limit": limit, "offset": offset})
-    answer(reply.body, output, lambda: _show_deliveries(reply.document()))
+    answer(reply.body, output, lambda: show_deliveries(reply.document()))
     return Exit.OK
 
 
@@ -295,7 +294,7 @@ def wait(
             break
         time.sleep(left_s)
         reply = call("GET", path)
-    answer(reply.body, output, lambda: say(_end(reply.document())))
+    answer(reply.body, output, lambda: say(outcome_line(reply.document())))
     return code
 
 
@@ -306,19 +305,17 @@ def delete(job: JobName, /, *, yes: Yes = False) -> int:
     Example: teckochecker job delete nightly --yes
     """
     found = call("GET", f"/api/jobs/{segment(job)}").document()
-    if not yes and not confirmed(f"Delete job {_named(found)}, its log and its deliveries?"):
+    if not yes and not confirmed(f"Delete job {named(found)}, its log and its deliveries?"):
         return Exit.FAILURE
     call("DELETE", f"/api/jobs/{found['id']}")
-    say(f"Job {_named(found)} deleted.")
+    say(f"Job {named(found)} deleted.")
     return Exit.OK
 
 
 def _verb(job: str, verb: str, output: str) -> int:
     reply = call("POST", f"/api/jobs/{segment(job)}/{verb}")
     found = reply.document()
-    answer(
-        reply.body, output, lambda: say(f"{found['message']}: {_named(found)}, {_state(found)}.")
-    )
+    answer(reply.body, output, lambda: say(f"{found['message']}: {named(found)}, {state(found)}."))
     return Exit.OK if verb == "pause" else _reminded(reply)
 
 
@@ -359,15 +356,11 @@ def _note_obstacles(job: Document, noted: set[str]) -> None:
     """Tell once why waiting may be in vain."""
     obstacles = [] if daemon_runs() else [NO_DAEMON]
     if job["status"] == "paused":
-        obstacles.append(f"Job {_named(job)} is paused: `teckochecker job resume {job['id']}`.")
+        obstacles.append(f"Job {named(job)} is paused: `teckochecker job resume {job['id']}`.")
     for obstacle in obstacles:
         if obstacle not in noted:
             noted.add(obstacle)
             note(f"Note: {obstacle}")
-
-
-def _end(job: Document) -> str:
-    return f"Job {_named(job)} is {_state(job)}: {job['last_check_status'] or 'not checked yet'}."
 
 
 def _follow(path: str, shown: Document, output: str) -> None:
@@ -381,159 +374,4 @@ def _follow(path: str, shown: Document, output: str) -> None:
         page = reply.document()
         if page["logs"]:
             after = page["logs"][0]["id"]
-            answer(reply.body, output, partial(_show_logs, page))
-
-
-def _named(job: Document) -> str:
-    return printable(f"{job['id']} {job['name']!r}")
-
-
-def _state(job: Document) -> str:
-    return f"{job['status']} ({job['phase']})" if job["phase"] else str(job["status"])
-
-
-def _show_jobs(page: Document, all_: bool) -> None:
-    jobs = page["jobs"]
-    if not jobs:
-        say(_no_jobs(page, all_))
-        return
-    show_table(
-        ("ID", "Name", "Status", "Batches", "Interval", "Last check", "Result", "Next check"),
-        (_job_row(job) for job in jobs),
-    )
-    _say_rest(page, len(jobs))
-
-
-def _no_jobs(page: Document, all_: bool) -> str:
-    if page["total"]:
-        return f"No more: there are {page['total']} in all."
-    if not all_:
-        return "No job is like that: `teckochecker job list` shows all."
-    return (
-        "No jobs yet: store the keys with `teckochecker secret add --name NAME --type openai` and "
-        "`--type keboola`,\nthen create a job with `teckochecker job create` (see its --help)."
-    )
-
-
-def _job_row(job: Document) -> tuple[object, ...]:
-    batches = f"{job['completed_count'] + job['failed_count']}/{job['batch_count']}"
-    return (
-        job["id"],
-        job["name"],
-        _state(job),
-        batches,
-        f"{job['poll_interval_seconds']} s",
-        local_time(job["last_check_at"]),
-        job["last_check_status"],
-        local_time(job["next_check_at"]),
-    )
-
-
-def _say_rest(page: Document, shown: int) -> None:
-    if page["offset"] + shown < page["total"]:
-        after = page["offset"] + shown
-        say(f"{shown} of {page['total']}; the next with --offset {after}.")
-
-
-def _show_job(job: Document) -> None:
-    show_fields(_job_fields(job))
-    say("")
-    show_table(
-        ("Batch", "Status", "Requests", "Failed", "Output file"),
-        (_batch_row(batch) for batch in job["batches"]),
-    )
-    say("")
-    _show_logs(job)
-
-
-def _job_fields(job: Document) -> Iterator[tuple[str, object]]:
-    yield "ID", job["id"]
-    yield "Name", job["name"]
-    yield "Status", _state(job)
-    if job["status_reason"]:
-        yield "Reason", job["status_reason"]
-    yield "OpenAI secret", job.get("openai_secret_name")
-    if job["openai_base_url"]:
-        yield "OpenAI base URL", job["openai_base_url"]
-    yield "Failed at most", f"{job['max_failed_percent']:g} %"
-    if "keboola_stack_url" in job:
-        yield "Keboola", job["keboola_stack_url"]
-        yield "Keboola secret", job.get("keboola_secret_name")
-        yield "Component", job.get("keboola_component_id")
-        yield "Configuration", job.get("keboola_configuration_id")
-    if "webhook_url" in job:
-        yield "Webhook", f"{job['webhook_method']} {job['webhook_url']}"
-        yield "Signed with", job.get("webhook_signing_secret_name")
-    for name, value in (job.get("keboola_variables") or {}).items():
-        yield "Variable", f"{name}={value}"
-    yield "Trigger on", job["trigger_on"]
-    yield "Interval", f"{job['poll_interval_seconds']} s"
-    yield "Created", local_time(job["created_at"])
-    yield "Last check", local_time(job["last_check_at"])
-    yield "Result", job["last_check_status"]
-    yield "Next check", local_time(job["next_check_at"])
-    yield "Completed", local_time(job["completed_at"])
-    if started := job["keboola_job"]:
-        yield "Keboola job", f"{started['id']} {started['status'] or ''} {started['url'] or ''}"
-
-
-def _batch_row(batch: Document) -> tuple[object, ...]:
-    counts = batch["request_counts"] or {}
-    done = f"{counts.get('completed', 0)}/{counts['total']}" if counts.get("total") else None
-    return (
-        batch["batch_id"],
-        batch["status"] or "not asked yet",
-        done,
-        counts.get("failed"),
-        batch["output_file_id"],
-    )
-
-
-def _show_logs(page: Document) -> None:
-    rows = page["logs"]
-    if not rows:
-        say("No log entries.")
-    for row in reversed(rows):
-        say(printable(f"{local_time(row['created_at'])}  {row['status']:<9}  {row['message']}"))
-
-
-def _show_deliveries(page: Document) -> None:
-    found = page["deliveries"]
-    if not found:
-        say("No deliveries: a job makes them once its batches have ended as `trigger_on` says.")
-        return
-    show_table(
-        ("ID", "Action", "State", "Attempts", "Next attempt", "Receipt", "Event"),
-        (_delivery_row(one) for one in found),
-    )
-    say("")
-    show_table(
-        ("Delivery", "Attempt", "Took", "HTTP", "Outcome", "Message"),
-        (_attempt_row(one["id"], attempt) for one in found for attempt in one["attempts"]),
-    )
-    _say_rest(page, len(found))
-
-
-def _delivery_row(delivery: Document) -> tuple[object, ...]:
-    receipt = delivery["receipt"] or {}
-    return (
-        delivery["id"],
-        delivery["action"],
-        delivery["state"],
-        len(delivery["attempts"]),
-        local_time(delivery["next_attempt_at"]),
-        receipt.get("url") or receipt.get("id"),
-        delivery["event_id"],
-    )
-
-
-def _attempt_row(delivery_id: int, attempt: Document) -> tuple[object, ...]:
-    took = attempt["duration_ms"]
-    return (
-        delivery_id,
-        local_time(attempt["started_at"]),
-        None if took is None else f"{took} ms",
-        attempt["status_code"],
-        attempt["outcome"],
-        attempt["message"],
-    )
+            answer(reply.body, output, partial(show_logs, page))

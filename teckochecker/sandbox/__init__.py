@@ -5,17 +5,31 @@ The only door to the Docker engine. Synchronous; many threads may use one Sandbo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Final
 
+from teckochecker.sandbox import images
 from teckochecker.sandbox.engine import DockerError, Engine, Host, ImageMissing
+from teckochecker.sandbox.images import Missing
+from teckochecker.sandbox.prepared import Inspect, InstallFailed, Needs, Prepared
 from teckochecker.sandbox.runs import Program, Runs
-from teckochecker.sandbox.settings import RunRequest, Shape
+from teckochecker.sandbox.settings import RunRequest, Runtime, Shape
 from teckochecker.sandbox.stream import Capture, End
 from teckochecker.verdicts import RunResult
 
-__all__ = ["DockerError", "Host", "ImageMissing", "RunRequest", "Sandbox"]
+__all__ = [
+    "DockerError",
+    "Host",
+    "ImageMissing",
+    "Inspect",
+    "InstallFailed",
+    "Missing",
+    "Needs",
+    "RunRequest",
+    "Sandbox",
+]
 
 MAX_OUTPUT_BYTES: Final = 16 * 1024 * 1024
 _PROGRAMS: Final = {"python": "/opt/teckochecker/venv/bin/python3", "node": "node"}
@@ -38,6 +52,7 @@ class Sandbox:
     ) -> None:
         self._engine = Engine(environment)
         self._runs = Runs(self._engine, instance, now, guest=guest)
+        self._prepared = Prepared(self._engine, self._runs, instance, now)
 
     def run(self, request: RunRequest, checkpoint: Callable[[], None]) -> RunResult:
         """Runs a script once; DockerError when the engine fails, ImageMissing among them.
@@ -74,3 +89,48 @@ class Sandbox:
     def remove_orphans(self) -> int:
         """Removes containers of this instance that no live run owns; others are not touched."""
         return self._runs.remove_orphans()
+
+    def host(self) -> Host:
+        """What the engine's machine offers; asked for once."""
+        return self._engine.host()
+
+    def missing(self, runtimes: Iterable[Runtime] = ("python", "node")) -> list[Missing]:
+        """What checks of these runtimes would lack now, each with the way to get it."""
+        return images.missing(self._engine, runtimes)
+
+    def build(
+        self,
+        runtime: Runtime,
+        base: str | None = None,
+        *,
+        ca_bundle: Path | None = None,
+        index_url: str | None = None,
+        registry: str | None = None,
+        progress: Callable[[str], None],
+    ) -> str:
+        """Builds a runtime's image and gives its id; `images.build` tells about the options."""
+        return images.build(
+            self._engine,
+            runtime,
+            base,
+            ca_bundle=ca_bundle,
+            index_url=index_url,
+            registry=registry,
+            progress=progress,
+        )
+
+    def image(self, needs: Needs) -> str:
+        """The name of the image that a script runs in, there or not; what `prune` shall keep."""
+        return self._prepared.image(needs)
+
+    def prepare(self, needs: Needs, inspect: Inspect, checkpoint: Callable[[], None]) -> str:
+        """The image that a script runs in, made if it isn't there.
+
+        InstallFailed when what the script depends on can't be installed; `inspect` raises when
+        what was installed can't be accepted.
+        """
+        return self._prepared.prepare(needs, inspect, checkpoint)
+
+    def prune(self, keep: Collection[str]) -> int:
+        """Removes prepared images of this instance but those in `keep`, used or young."""
+        return self._prepared.prune(keep)

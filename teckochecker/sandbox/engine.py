@@ -6,6 +6,7 @@ connections under other threads' feet. Every failure leaves as a DockerError.
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from docker import APIClient
 
 TIMEOUT_S: Final = 120  # of one call; 50 containers that start at once queue up in the engine
+SLOW_TIMEOUT_S: Final = 900  # of a call that builds, unpacks or commits
 _REASON_CHARS: Final = 500
 
 
@@ -58,13 +60,14 @@ class Engine:
         return self._environment.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
 
     @contextmanager
-    def client(self) -> Iterator[APIClient]:
-        """A client for one piece of work."""
+    def client(self, *, timeout_s: int = TIMEOUT_S) -> Iterator[APIClient]:
+        """A client for one piece of work; `timeout_s` bounds each of its calls."""
         import docker
 
         with self.told("answer"):
+            self._knock()
             client = docker.DockerClient.from_env(
-                version=self._negotiated(), timeout=TIMEOUT_S, environment=self._environment
+                version=self._negotiated(), timeout=timeout_s, environment=self._environment
             )
         try:
             yield client.api
@@ -93,7 +96,9 @@ class Engine:
         try:
             yield
         except ImageNotFound as error:
-            raise ImageMissing(f"The Docker engine has {_reason(error.explanation)}.") from error
+            hint = "`teckochecker runners build` makes the runner images"
+            message = f"The Docker engine says: {_reason(error.explanation)}; {hint}."
+            raise ImageMissing(message) from error
         except APIError as error:
             reason = _reason(error.explanation or str(error))
             message = f"The Docker engine couldn't {doing}: {reason}"
@@ -115,6 +120,13 @@ class Engine:
                 client.close()
             return self._api_version
 
+    def _knock(self) -> None:
+        """Fails early, and by a clear error, where the SDK would leave an open socket behind."""
+        scheme, _, path = self.address.partition("://")
+        if scheme in ("unix", "http+unix"):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(path)
+
     def _forget(self) -> None:
         """What we know of the engine: another one may answer next time."""
         with self._lock:
@@ -122,11 +134,10 @@ class Engine:
             self._host = None
 
     def _unreachable(self, doing: str, error: Exception) -> str:
-        told = str(error)
-        if "Permission denied" in told:
+        if isinstance(error, PermissionError):
             hint = "this user may not use it: add the user to the group `docker`"
-        elif "timed out" in told.lower():
-            hint = f"it gave no answer within {TIMEOUT_S} s: look at its log and load"
+        elif "timed out" in str(error).lower():
+            hint = "it gave no answer in time: look at its log and its load"
         else:
             hint = "start it (`systemctl start docker`), or say with DOCKER_HOST where it is"
         return f"The Docker engine at {self.address} couldn't {doing}: {hint}."

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypedDict
 
 from teckochecker.errors import InvalidInput
 from teckochecker.sandbox.container import Container, need_open_network, remove
-from teckochecker.sandbox.engine import DockerError, Engine
+from teckochecker.sandbox.engine import SLOW_TIMEOUT_S, DockerError, Engine
 from teckochecker.sandbox.settings import DEADLINE, GUEST, INSTANCE, JOB, RUN, Shape, settings
 from teckochecker.sandbox.stream import PIECE_BYTES, Capture, End, Frames, Sink, exchange
 
@@ -81,9 +81,8 @@ class Runs:
         """
         nonce = secrets.token_hex(16)
         pieces = _pieces(program, nonce)
-        body = settings(
-            program.image, program.shape, self._engine.host(), self._labels(program)
-        )
+        labels = self._labels(program.run_id, program.job_id, program.shape.limits.timeout_s)
+        body = settings(program.image, program.shape, self._engine.host(), labels)
         begun = time.monotonic()
         with self._engine.client() as api:
             if program.shape.network == "open":
@@ -99,8 +98,22 @@ class Runs:
                 )
         return replace(ending, leftover=container.leftover)
 
-    def fill(self, run_id: str, image: str, folder: str, tar: BinaryIO, name: str) -> None:
-        """Makes the image `name` of `image` with a tar unpacked in `folder`; nothing is run."""
+    def bake(
+        self, image: str, folder: str, tar: BinaryIO, made: str, labels: Mapping[str, str]
+    ) -> None:
+        """Makes the image `made` of `image` and a tar unpacked in `folder`; nothing is run."""
+        run_id = f"bake-{secrets.token_hex(8)}"
+        body = {
+            "Image": image,
+            "Labels": self._labels(run_id, "", timeout_s=0),
+            "HostConfig": {"NetworkMode": "none"},
+        }
+        with (
+            self._engine.client(timeout_s=SLOW_TIMEOUT_S) as api,
+            self._container(api, run_id, body) as container,
+        ):
+            container.put(folder, tar)
+            container.commit(made, {INSTANCE: self._instance, **labels})
 
     def remove_orphans(self) -> int:
         """Removes what killed processes of this instance left behind, and says how many.
@@ -118,9 +131,7 @@ class Runs:
         return len(orphans)
 
     @contextmanager
-    def _container(
-        self, api: APIClient, run_id: str, body: dict[str, Any]
-    ) -> Iterator[Container]:
+    def _container(self, api: APIClient, run_id: str, body: dict[str, Any]) -> Iterator[Container]:
         """A container that is gone afterwards, whatever happened."""
         container = Container(self._engine, api, f"teckochecker-{run_id}")
         with self._lock:
@@ -133,12 +144,12 @@ class Runs:
             with self._lock:
                 self._live.discard(run_id)
 
-    def _labels(self, program: Program) -> dict[str, str]:
-        last = self._now().timestamp() + program.shape.limits.timeout_s + _GRACE_S
+    def _labels(self, run_id: str, job_id: str, timeout_s: float) -> dict[str, str]:
+        last = self._now().timestamp() + timeout_s + _GRACE_S
         return {
             INSTANCE: self._instance,
-            JOB: program.job_id,
-            RUN: program.run_id,
+            JOB: job_id,
+            RUN: run_id,
             DEADLINE: str(int(last)),
             GUEST: str(int(self._guest)),
         }

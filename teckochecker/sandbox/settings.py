@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from teckochecker.sandbox.engine import Host
 from teckochecker.verdicts import Limits
 
+Runtime = Literal["python", "node"]
 Network = Literal["open", "none"]
 
 OPEN_NETWORK: Final = "teckochecker-open"
@@ -38,7 +39,7 @@ class RunRequest:
     run_id: str
     job_id: str
     image: str
-    runtime: Literal["python", "node"]
+    runtime: Runtime
     script: bytes | Path = field(repr=False)
     entrypoint: str
     environment: Mapping[str, str] = field(repr=False)

@@ -72,9 +72,7 @@ class Capture:
     def stream(self) -> Stream:
         if not self._cut_bytes:
             return Stream(head=_text(self._head + self._tail))
-        return Stream(
-            head=_text(self._head), tail=_text(self._tail), cut_bytes=self._cut_bytes
-        )
+        return Stream(head=_text(self._head), tail=_text(self._tail), cut_bytes=self._cut_bytes)
 
 
 class Frames:
@@ -150,9 +148,7 @@ def _shut(sock: socket.socket, how: int) -> None:
         return
 
 
-def _send(
-    sock: socket.socket, outgoing: memoryview, pieces: Iterator[bytes]
-) -> memoryview | None:
+def _send(sock: socket.socket, outgoing: memoryview, pieces: Iterator[bytes]) -> memoryview | None:
     """What is left to send; None when all is, or when nobody takes it any more."""
     try:
         outgoing = outgoing[sock.send(outgoing) :]

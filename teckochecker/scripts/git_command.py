@@ -62,6 +62,7 @@ class GitError(OutsideError):
     code = 2004
 
 
+_TOO_LARGE = "sends more than a script may have: keep the script in a smaller repository"
 # What git says in LC_ALL=C; the first that fits.
 _FAILURES: Final = tuple(
     (re.compile(pattern, re.MULTILINE), fault, words)
@@ -82,11 +83,7 @@ _FAILURES: Final = tuple(
             "redirects to another address: use that one as the URL",
         ),
         (r"error: 429$", Fault.RATE_LIMITED, "had too many requests: it is asked again later"),
-        (
-            r"died of signal 25|File too large|[Oo]ut of memory|mmap failed",
-            Fault.REFUSED,
-            "sends more than a script may have: keep the script in a smaller repository",
-        ),
+        (r"[Oo]ut of memory|mmap failed", Fault.REFUSED, _TOO_LARGE),
         (
             r"Not a valid object name|not a tree object",
             Fault.NOT_FOUND,
@@ -98,7 +95,7 @@ _FAILURES: Final = tuple(
             "can't send single commits: serve the repository by git's smart HTTP protocol",
         ),
         (
-            r"fsck error|failed strict|invalid index-pack output|unpack-objects",
+            r"fsck error",
             Fault.REFUSED,
             "sends damaged or dangerous objects: repair the repository",
         ),
@@ -232,7 +229,14 @@ class Git:
             if pattern.search(masked):
                 fault, words = known_fault, known_words
                 break
+        if self._is_full():
+            fault, words = Fault.REFUSED, _TOO_LARGE
         return GitError(f"{self.server} {words}", fault, answer=masked[-MAX_ANSWER_BYTES:])
+
+    def _is_full(self) -> bool:
+        """Whether git was stopped by the limit on files; it dies without a word about that."""
+        files = (path for path in self.folder.rglob("*") if path.is_file())
+        return any(path.stat().st_size >= self.max_file_bytes for path in files)
 
 
 def check_version(path: str) -> None:

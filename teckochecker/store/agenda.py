@@ -81,6 +81,21 @@ class AgendaStore:
             changed: int = db.execute_sql("SELECT changes()").fetchone()[0]
             return changed
 
+    def bring_forward(self, by: timedelta, now: datetime) -> None:
+        """Whatever is due after `now` is due so much earlier, but not before `now`."""
+        at, shift = rows.ms(now), by // timedelta(milliseconds=1)
+        with self._database.write() as db:
+            for table, column in (
+                ("jobs", "next_check_at"),
+                ("deliveries", "next_attempt_at"),
+                ("deliveries", "follow_up_at"),
+                ("secrets", "held_until"),
+            ):
+                db.execute_sql(
+                    f"UPDATE {table} SET {column} = max(?, {column} - ?) WHERE {column} > ?",
+                    (at, shift, at),
+                )
+
     def oldest_due(self, running: Collection[JobId]) -> datetime | None:
         """The due time of the first active job that isn't being checked."""
         with self._database.read() as db:

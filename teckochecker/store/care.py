@@ -21,6 +21,11 @@ class Care:
         with self._database.write() as db:
             models.Meta.replace(key="probed_at", value=str(rows.ms(now))).execute(db)
 
+    def probed_at(self) -> datetime | None:
+        """When the last daemon was last seen alive, by the wall clock that it had."""
+        text = self.meta().get("probed_at")
+        return None if text is None else rows.instant(int(text))
+
     def delete_old_logs(self, keep: timedelta, now: datetime) -> int:
         """At most one slice; the newest entry of a job stays, however old it is."""
         with self._database.write() as db:

@@ -25,7 +25,7 @@ from teckochecker.domain import (
     Value,
 )
 from teckochecker.errors import JobNotFound, NameTaken
-from teckochecker.lifecycle import Change
+from teckochecker.lifecycle import Change, held_back
 from teckochecker.store import models, rows, secrets
 from teckochecker.store.database import Database
 
@@ -47,6 +47,10 @@ _HOLD: Final = (  # the others of the account come back spread over two seconds
 _CONTAINS: Final = (
     "(jobs.name LIKE ? ESCAPE '\\' OR EXISTS (SELECT 1 FROM "
     "json_each(jobs.source_doc, '$.batch_ids') WHERE value LIKE ? ESCAPE '\\'))"
+)
+_DELIVER_NOW: Final = (  # a look cut short begins anew: the pause between two is needed
+    "UPDATE deliveries SET next_attempt_at = ?, doubt = replace(doubt, 'look_again', 'look') "
+    "WHERE job_id = ? AND state = 'pending'"
 )
 
 Decide = Callable[[Job, datetime | None], Change]
@@ -145,7 +149,7 @@ class Jobs:
             linked = {role: secret_id for role, (secret_id, _) in view.secrets.items()}
             secrets.link(db, job_id, secrets.resolve(db, new.secrets, linked))
             _write_actions(db, job_id, new)
-            self._apply(db, job_id, lambda job, _held: decide(job, new), now)
+            self._apply(db, job_id, lambda job, held: held_back(decide(job, new), held), now)
             return _view(db, job_id)
 
     def delete(self, wanted: int | str) -> JobId:
@@ -182,10 +186,7 @@ class Jobs:
         if change.event:
             _write_event(db, change, now)
         if change.deliver_now:
-            db.execute_sql(
-                "UPDATE deliveries SET next_attempt_at = ? WHERE job_id = ? AND state = 'pending'",
-                (rows.ms(now), job_id),
-            )
+            db.execute_sql(_DELIVER_NOW, (rows.ms(now), job_id))
         if change.hold_until:
             _hold(db, change, rows.ms(change.hold_until))
         return change

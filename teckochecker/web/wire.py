@@ -28,6 +28,7 @@ from teckochecker.domain import (
 )
 from teckochecker.errors import FieldError, InvalidInput, JobNotFound, TeckoError
 from teckochecker.store import DeliveryView, JobView
+from teckochecker.validation import MAX_UNKNOWN
 
 MAX_DEPTH: Final = 32
 MAX_NUMBER: Final = 2**53  # beyond it, readers of JSON disagree
@@ -103,7 +104,7 @@ def query(*names: str) -> dict[str, str]:
         elif len(request.args.getlist(name)) > 1:
             faults.append(FieldError(name, "must not be given twice"))
     if faults:
-        raise InvalidInput(f"{faults[0].field} {faults[0].message}", tuple(faults))
+        raise InvalidInput(f"{faults[0].field} {faults[0].message}", tuple(faults[:MAX_UNKNOWN]))
     return {name: request.args[name] for name in request.args}
 
 
