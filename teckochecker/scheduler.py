@@ -47,12 +47,14 @@ from teckochecker.errors import (
     VaultError,
 )
 from teckochecker.lanes import Lane, checkpoint
+from teckochecker.masking import Mask
 from teckochecker.outbox import DeliveryChange
 from teckochecker.sources import CheckContext
 from teckochecker.store import Busy, CheckWork, DeliveryDue, DeliveryWork, SealedRole
 
 log = structlog.stdlib.get_logger(__name__)
 T = TypeVar("T")
+R = TypeVar("R", bound=Receipt)
 K = TypeVar("K", JobId, DeliveryId)
 
 STORE_PAUSE_S: Final = 2.0  # between two tries while the disk is full
@@ -469,8 +471,21 @@ def _masked_outcome(app: App, outcome: T | OutsideError) -> T | OutsideError:
             maybe_done=outcome.maybe_done,
         )
     if isinstance(outcome, Sent):
-        return replace(outcome, answer=mask.text(outcome.answer)[:MAX_ANSWER_BYTES])
+        receipt = _masked_receipt(mask, outcome.receipt)
+        answer = mask.text(outcome.answer)[:MAX_ANSWER_BYTES]
+        return replace(outcome, receipt=receipt, answer=answer)
+    if isinstance(outcome, Receipt):
+        return _masked_receipt(mask, outcome)
     return outcome
+
+
+def _masked_receipt(mask: Mask, receipt: R) -> R:
+    return replace(
+        receipt,
+        url=mask.document(receipt.url),
+        status=mask.document(receipt.status),
+        message=mask.document(receipt.message),
+    )
 
 
 def _observe_check(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, MutableMapping
@@ -104,9 +105,13 @@ class Metrics:
 
 
 def configure_logging(
-    redaction: Redaction, *, level: str, file: Path | None, stream: Any = sys.stderr
+    redaction: Redaction, *, level: str, file: Path | None, stream: Any = None
 ) -> None:
-    """Send events to `stream` (for people when it is a terminal) and to `file` as JSON."""
+    """Send events to `stream` (for people when it is a terminal) and to `file` as JSON.
+
+    `stream` None is standard error as it is now.
+    """
+    stream = stream or sys.stderr
     shared: list[Callable[..., Any]] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -134,7 +139,7 @@ def configure_logging(
     for handler in handlers:
         root.addHandler(handler)
     root.setLevel(level)
-    for noisy in ("httpx", "httpcore", "hypercorn.access"):
+    for noisy in ("httpx", "httpcore", "hypercorn.access", "peewee"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
@@ -150,12 +155,20 @@ def _formatter(shared: list[Callable[..., Any]], *, people: bool) -> logging.For
     )
 
 
+class _PrivateFile(logging.handlers.RotatingFileHandler):
+    """Readable by its owner only, also after a rotation."""
+
+    def _open(self) -> Any:
+        def private(path: str, flags: int) -> int:
+            return os.open(path, flags, 0o600)
+
+        return open(self.baseFilename, self.mode, encoding=self.encoding, opener=private)
+
+
 def _file_handler(file: Path) -> logging.Handler:
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return logging.handlers.RotatingFileHandler(
-            file, maxBytes=LOG_FILE_BYTES, backupCount=LOG_FILES, encoding="utf-8"
-        )
+        return _PrivateFile(file, maxBytes=LOG_FILE_BYTES, backupCount=LOG_FILES, encoding="utf-8")
     except OSError as error:
         raise FolderError(
             f"The log file {file} can't be written ({error.strerror}): set LOG_FILE to another "

@@ -48,7 +48,7 @@ def status_of(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1])
 
 
-async def exchange(url: str, *pieces: bytes, seconds: float = 5) -> bytes:
+async def exchange(url: str, *pieces: bytes, seconds: float = 30) -> bytes:
     """Send raw bytes, and read until the server closes the connection."""
     host, _, port = url.removeprefix("http://").partition(":")
     answer = b""

@@ -421,7 +421,7 @@ async def test_http_2_in_the_clear_meets_the_same_rules(app: App) -> None:
             connection.send_headers(number, headers, end_stream=True)
         await stream.send_all(connection.data_to_send())
         statuses: dict[int, bytes] = {}
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while len(statuses) < len(hosts):
                 for event in connection.receive_data(await stream.receive_some()):
                     if isinstance(event, h2.events.ResponseReceived):

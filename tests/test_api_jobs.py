@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import trio
 
 from teckochecker.app import App, assemble
 from teckochecker.errors import Fault, KeboolaError
@@ -281,6 +282,21 @@ async def test_ids_are_never_used_again(
     await api("DELETE", NIGHTLY, expect=204)
 
     assert (await another(api, job_fields))["id"] > job["id"]
+
+
+async def test_of_many_jobs_of_one_name_at_once_one_is_made(
+    api: Api, secrets: dict[str, int], job_fields: dict[str, Any]
+) -> None:
+    statuses: list[int] = []
+
+    async def make() -> None:
+        statuses.append((await api.client.post("/api/jobs", json=job_fields)).status_code)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(make)
+
+    assert sorted(statuses) == [201] + [409] * 19
 
 
 async def test_a_job_may_keep_its_own_name_in_a_change(api: Api, job: dict[str, Any]) -> None:

@@ -180,7 +180,7 @@ async def test_the_next_check_uses_the_new_value(
 
     asked = len(openai.requests)
     await api("POST", "/api/jobs/nightly/trigger")
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         await trio.to_thread.run_sync(openai.wait_for, lambda _: len(openai.requests) > asked)
     assert openai.requests[-1].headers["authorization"] == "Bearer sk-rotated"
 
@@ -522,7 +522,9 @@ async def test_a_value_is_in_no_answer_no_log_and_no_file(
 ) -> None:
     echo = {"error": {"message": f"You sent {OPENAI_KEY}", "code": None}}
     openai.add("batch_a", Answer(500, echo), "completed")
-    keboola.instead("POST", "/jobs", Answer(500, {"error": f"token {STORAGE_TOKEN} is odd"}))
+    started = {"id": "77", "status": "created", "result": {"message": f"by {STORAGE_TOKEN}"}}
+    odd = {"error": f"token {STORAGE_TOKEN} is odd"}
+    keboola.instead("POST", "/jobs", Answer(500, odd), Answer(201, started))
     await api("POST", f"{PATH}/openai-prod/test")
     await api("POST", f"{PATH}/keboola-prod/test", {"keboola_stack_url": keboola.url})
     await api("POST", "/api/jobs", job_fields, expect=201)
@@ -540,6 +542,7 @@ async def test_a_value_is_in_no_answer_no_log_and_no_file(
     answers = "".join([(await api.client.get(path)).text for path in paths])
     assert "You sent ***" in answers
     assert "token *** is odd" in answers
+    assert '"message":"by ***"' in answers
     folder = app.settings.database.parent
     files = b"".join(file.read_bytes() for file in folder.glob("teckochecker.db*")).decode(
         "latin-1"

@@ -361,7 +361,7 @@ def test_a_subfolder_is_the_script(client: Client, upstream: Upstream) -> None:
     upstream.commit({"checks/nightly/main.py": b"1", "checks/nightly/a/b": b"2", "main.py": b"3"})
     os.symlink("/etc/passwd", upstream.folder / "link")  # outside of the subfolder: no matter
     upstream.commit({})
-    found = client.fetched(upstream.url, subfolder="checks/nightly")
+    found = client.fetched(upstream.url, subfolder="./checks//nightly/")
     assert client.content(found) == {"main.py": b"1", "a/b": b"2"}
 
 
@@ -611,9 +611,9 @@ def test_a_name_is_resolved_once(client: Client, upstream: Upstream) -> None:
 
 def test_another_address_is_tried_where_one_is_dead(client: Client, upstream: Upstream) -> None:
     upstream.commit({"main.py": b"1"})
-    client.addresses = ["127.0.0.2", "127.0.0.1"]  # the server listens on the latter only
+    client.addresses = ["127.0.0.2", "::1", "127.0.0.1"]  # the server listens on the last only
     client.access = Access(
-        allowed=Allowed.parse("127.0.0.0/8"),
+        allowed=Allowed.parse("127.0.0.0/8, ::1"),
         resolve=client.resolve,
         ca_bundle=client.access.ca_bundle,
     )

@@ -95,9 +95,7 @@ class World(RuleBasedStateMachine):
     def agenda(self) -> Any:
         checks = Busy(ids=frozenset(self.checking), full_origins=(), free=100)
         busy = frozenset((*self.sending, *self.following))
-        return self.store.agenda.due(
-            self.now, checks, Busy(ids=busy, full_origins=(), free=100)
-        )
+        return self.store.agenda.due(self.now, checks, Busy(ids=busy, full_origins=(), free=100))
 
     @rule()
     def starts_what_is_due(self) -> None:
@@ -130,9 +128,7 @@ class World(RuleBasedStateMachine):
 
     def conclude(self, job_id: JobId, what: Finding, jitter: float = 0.5) -> None:
         asked = self.checking.pop(job_id)
-        opened = SecretOpened(
-            id=SecretId(1), name="key", updated_at=NOW, variable="openai_secret"
-        )
+        opened = SecretOpened(id=SecretId(1), name="key", updated_at=NOW, variable="openai_secret")
 
         def decide(job: Job, held: Any) -> lifecycle.Change:
             return lifecycle.checked(

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import logging.handlers
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -142,6 +143,7 @@ def test_a_file_gets_json_whatever_the_stream_is(
     log.info("job.checked", said=f"{KEY} ž")
 
     assert json.loads(file.read_text(encoding="utf-8"))["said"] == "*** ž"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
 def test_a_level_hides_what_is_below_it(logged: Callable[..., io.StringIO]) -> None:
@@ -153,10 +155,10 @@ def test_a_level_hides_what_is_below_it(logged: Callable[..., io.StringIO]) -> N
     assert [line["event"] for line in lines(stream)] == ["seen"]
 
 
-def test_the_clients_of_http_do_not_log_urls(logged: Callable[..., io.StringIO]) -> None:
+def test_libraries_log_neither_urls_nor_statements(logged: Callable[..., io.StringIO]) -> None:
     stream = logged(level="DEBUG")
 
-    for name in ("httpx", "httpcore", "hypercorn.access"):
+    for name in ("httpx", "httpcore", "hypercorn.access", "peewee"):
         logging.getLogger(name).info("GET https://example")
 
     assert stream.getvalue() == ""

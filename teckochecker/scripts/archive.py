@@ -28,8 +28,8 @@ from teckochecker.scripts.tree import (
     too_large,
 )
 
-# Python, its libraries and a worker's channel map about 200 MiB; files are never held whole.
-_ADDRESS_SPACE_BYTES: Final = 1024 * MIB
+# A worker maps 35 MiB, and no archive is ever held whole.
+_ADDRESS_SPACE_BYTES: Final = 512 * MIB
 _MAC_LITTER = ".DS_Store"
 
 

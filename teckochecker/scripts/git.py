@@ -26,14 +26,7 @@ from teckochecker.domain import Secret, Value
 from teckochecker.errors import Fault, InvalidInput
 from teckochecker.masking import Mask
 from teckochecker.scripts import git_commit
-from teckochecker.scripts.git_command import (
-    IN_REPOSITORY,
-    PATH,
-    REPOSITORY,
-    Git,
-    GitError,
-    check_version,
-)
+from teckochecker.scripts.git_command import PATH, Git, GitError, check_version
 from teckochecker.scripts.shelf import UNFINISHED, Script, storing
 from teckochecker.scripts.tree import SCRIPT, Bounds, entry_point, shown, subfolder
 
@@ -138,7 +131,8 @@ def refresh(
         if tip == known_commit:
             return NotMoved(commit=tip)
         commit = _fetched(git, target, repository.branch, tip)
-        script = git_commit.stored(git, f"{_REF}:{repository.subfolder}", shelf, wanted, bounds)
+        tree = f"{_REF}:{subfolder(repository.subfolder)}"
+        script = git_commit.stored(git, tree, shelf, wanted, bounds)
         return Fetched(commit=commit, script=script)
 
 
@@ -239,9 +233,9 @@ def _tip(git: Git, target: _Target, branch: str) -> str:
 def _fetched(git: Git, target: _Target, branch: str, tip: str) -> str:
     """Fetch what the branch ends at by now, as _REF; gives that commit."""
     kind = "sha1" if len(tip) == 40 else "sha256"
-    git.run("init", "--quiet", "--bare", "--template=", f"--object-format={kind}", REPOSITORY)
+    git.run("init", "--quiet", "--bare", "--template=", f"--object-format={kind}")
     git.run(
-        *(IN_REPOSITORY, "fetch", "--quiet", "--depth=1", "--no-tags", "--no-recurse-submodules"),
+        *("fetch", "--quiet", "--depth=1", "--no-tags", "--no-recurse-submodules"),
         *("--no-write-fetch-head", "--", target.url, f"+refs/heads/{branch}:{_REF}"),
     )
-    return git.run(IN_REPOSITORY, "rev-parse", "--verify", _REF).decode("ascii").strip()
+    return git.run("rev-parse", "--verify", _REF).decode("ascii").strip()

@@ -29,8 +29,6 @@ from teckochecker.masking import Mask
 from teckochecker.scripts.gzipped import CHUNK_BYTES
 from teckochecker.scripts.tree import MIB, shown
 
-REPOSITORY: Final = "repository.git"
-IN_REPOSITORY: Final = f"--git-dir={REPOSITORY}"
 PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 
 _OLDEST = (2, 37)  # older ones ignore http.curloptResolve, and so the address that was checked
@@ -150,17 +148,13 @@ class Git:
     def _started(
         self, arguments: tuple[str, ...], stdin: IO[bytes] | None
     ) -> Iterator[subprocess.Popen[bytes]]:
-        # Kept till the end: GitPython ends a process that it believes forgotten.
-        started = (
-            _gitpython()
-            .Git(self.folder)
-            .execute(
-                [*self._cage(), "git", *self._options(), *arguments],
-                stdin,
-                as_process=True,
-                start_new_session=True,
-                pass_fds=() if self.credentials is None else (self.credentials,),
-            )
+        gitpython = _gitpython().Git(self.folder)
+        started = gitpython.execute(  # kept till the end: GitPython ends what nobody refers to
+            [*self._cage(), "git", *self._options(), *arguments],
+            stdin,
+            as_process=True,
+            start_new_session=True,
+            pass_fds=() if self.credentials is None else (self.credentials,),
         )
         process = started.proc
         assert process is not None
@@ -180,7 +174,6 @@ class Git:
         return [
             *("env", "-i", f"PATH={self.path}", "LC_ALL=C"),
             f"HOME={self.folder}",  # else curl reads the .netrc of who runs us
-            f"GIT_CEILING_DIRECTORIES={self.folder.parent}",
             f"GIT_CONFIG_GLOBAL={file}",
             *("GIT_CONFIG_NOSYSTEM=1", "GIT_ATTR_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0"),
             "GIT_ALLOW_PROTOCOL=https",
@@ -190,7 +183,9 @@ class Git:
         ]
 
     def _options(self) -> list[str]:
-        return [word for setting in (*_CONFIG, *self.config) for word in ("-c", setting)]
+        """The repository is named even before there is one: else git looks around for another."""
+        settings = (word for setting in (*_CONFIG, *self.config) for word in ("-c", setting))
+        return [*settings, "--git-dir=repository.git"]
 
     def _printed(self, process: subprocess.Popen[bytes], complaint: bytearray) -> Iterator[bytes]:
         """What comes on standard output; the end of what comes on the other goes to `complaint`."""
@@ -218,7 +213,7 @@ class Git:
 
     def _failure(self, status: int, complaint: bytearray) -> GitError:
         if status == _NO_PROGRAM:
-            return not_installed()
+            return _not_installed()
         text = complaint.decode("utf-8", "replace")
         # A first line that is cut could hold part of a value, which no mask would find.
         whole = text if len(complaint) < CHUNK_BYTES else text.partition("\n")[2]
@@ -255,7 +250,7 @@ def _version(path: str) -> tuple[int, int]:
     try:
         printed = gitpython.Git().execute(["env", "-i", f"PATH={path}", "git", "version"])
     except gitpython.GitCommandError as error:
-        raise not_installed() from error
+        raise _not_installed() from error
     found = _VERSION.match(str(printed))
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
@@ -265,11 +260,11 @@ def _gitpython() -> ModuleType:
     try:
         import git
     except ImportError as error:
-        raise not_installed() from error
+        raise _not_installed() from error
     return git
 
 
-def not_installed() -> GitError:
+def _not_installed() -> GitError:
     return GitError(
         "git can't be run on this machine: install git, coreutils and util-linux.", Fault.INTERNAL
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from teckochecker.errors import Fault, InvalidInput
-from teckochecker.scripts.git_command import IN_REPOSITORY, Git, GitError
+from teckochecker.scripts.git_command import Git, GitError
 from teckochecker.scripts.shelf import Script, copied, put, spool
 from teckochecker.scripts.tree import Bounds, Member, Tree, checked_path, shown, too_large
 
@@ -27,14 +27,14 @@ def stored(git: Git, tree: str, shelf: Path, entrypoint: str, bounds: Bounds) ->
     """Put the files of `tree`, like `main:folder`, on the shelf; GitError if they can't be."""
     try:
         listed = git.run(
-            *(IN_REPOSITORY, "ls-tree", "-r", "-z", "-l", tree),
+            *("ls-tree", "-r", "-z", "-l", tree),
             max_bytes=bounds.entries * (bounds.path_bytes + _LINE_BYTES),
         )
         wanted = git.folder / "wanted"
         members, ids = _members(listed, bounds)
         wanted.write_bytes(b"".join(id_ + b"\n" for id_ in ids))
         with wanted.open("rb") as request, spool(shelf) as spooled:
-            with closing(git.stream(IN_REPOSITORY, "cat-file", "--batch", stdin=request)) as pieces:
+            with closing(git.stream("cat-file", "--batch", stdin=request)) as pieces:
                 spooled.writelines(pieces)
             _refuse_pointer(members, spooled, entrypoint)
             return put(shelf, members, spooled, entrypoint)
