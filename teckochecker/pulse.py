@@ -6,6 +6,7 @@ asked of the database when health is asked, so it answers even when all else is 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -111,6 +112,8 @@ class Wake:
     def __init__(self) -> None:
         self._send, self._receive = trio.open_memory_channel[None](1)
         self._until: datetime | None = None
+        self._nap: trio.CancelScope | None = None
+        self._soon_s = math.inf
 
     def poke(self) -> None:
         try:
@@ -123,9 +126,18 @@ class Wake:
         if due is not None and (self._until is None or due < self._until):
             self.poke()
 
+    def within(self, seconds: float) -> None:
+        """Wake within `seconds`; calls that come together share one look."""
+        if self._nap is None:
+            self._soon_s = min(self._soon_s, seconds)
+        else:
+            self._nap.deadline = min(self._nap.deadline, trio.current_time() + seconds)
+
     async def nap(self, now: datetime, seconds: float) -> None:
         """Until poked, or for `seconds`."""
+        seconds = min(seconds, self._soon_s)
+        self._soon_s = math.inf
         self._until = now + timedelta(seconds=seconds)
-        with trio.move_on_after(seconds):
+        with trio.move_on_after(seconds) as self._nap:
             await self._receive.receive()
-        self._until = None
+        self._until = self._nap = None

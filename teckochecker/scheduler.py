@@ -11,10 +11,10 @@ import time
 import traceback
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final, Generic, TypeVar
+from typing import Final, TypeVar
 
 import structlog
 import trio
@@ -58,6 +58,7 @@ R = TypeVar("R", bound=Receipt)
 K = TypeVar("K", JobId, DeliveryId)
 
 STORE_PAUSE_S: Final = 2.0  # between two tries while the disk is full
+LOOKS_APART_S: Final = 0.02  # while a lane is crowded: a look costs as much as a check
 CLOCK_STEP: Final = timedelta(seconds=2)  # a wall clock that moves by more was set
 _MS: Final = timedelta(milliseconds=1)
 
@@ -109,9 +110,9 @@ def _set_back(app: App, by: timedelta, now: datetime) -> None:
 async def _pass(app: App, steps: trio.Nursery) -> float:
     """Start what is due; how long to sleep until the next look, in seconds."""
     begun, now = time.perf_counter(), app.now()
-    checks = Slots(app, Lane.NETWORK, app.pulse.jobs)
-    deliveries = Slots(app, Lane.DELIVERY, app.pulse.deliveries)
-    look = partial(app.store.agenda.due, now, checks.busy(), deliveries.busy())
+    checks = _busy(app, Lane.NETWORK, app.pulse.jobs)
+    deliveries = _busy(app, Lane.DELIVERY, app.pulse.deliveries)
+    look = partial(app.store.agenda.due, now, checks, deliveries)
     try:
         agenda = await app.lanes.run(Lane.READ, look)
     except (StoreFull, StoreBusy) as error:
@@ -120,45 +121,27 @@ async def _pass(app: App, steps: trio.Nursery) -> float:
     if app.pulse.store_trouble:  # nothing new while results can't be written
         return STORE_PAUSE_S
     for work in agenda.checks:
-        if checks.take(work.job.id, work.job.source.origin):
-            steps.start_soon(_check_step, app, work)
+        app.pulse.jobs[work.job.id] = work.job.source.origin
+        steps.start_soon(_check_step, app, work)
     for due in agenda.deliveries:
-        if deliveries.take(due.id, due.origin):
-            steps.start_soon(_delivery_step, app, due)
+        app.pulse.deliveries[due.id] = due.origin
+        steps.start_soon(_delivery_step, app, due)
     app.pulse.last_pass_at = now
     app.metrics.scheduler_pass.observe(time.perf_counter() - begun)
-    if checks.refused or deliveries.refused:
-        return 0.0  # look again, past the origins that have their share now
+    if agenda.passed_over:
+        return 0.0
     return lifecycle.nap_s(agenda.next_due, app.now())
 
 
-class Slots(Generic[K]):
-    """Who may start in one lane during one pass: free tokens, and each origin's share."""
-
-    def __init__(self, app: App, lane: Lane, running: dict[K, str]) -> None:
-        self._running: dict[K, str] = running
-        self._share = app.lanes.share(lane)
-        self._free = app.lanes.size(lane) - max(len(running), app.lanes.borrowed(lane))
-        started = Counter(running.values())
-        living = Counter(app.lanes.borrowed_by_origin(lane))
-        self._taken = started | living  # of each origin the larger: abandoned threads count
-        self.refused = 0
-
-    def busy(self) -> Busy:
-        full = [origin for origin, count in self._taken.items() if self._has_share(origin, count)]
-        return Busy(ids=frozenset(self._running), full_origins=full, free=self._free)
-
-    def take(self, id_: K, origin: str) -> bool:
-        """Mark it running; False when its origin has its share already."""
-        if self._has_share(origin, self._taken[origin]):
-            self.refused += 1
-            return False
-        self._taken[origin] += 1
-        self._running[id_] = origin
-        return True
-
-    def _has_share(self, origin: str, count: int) -> bool:
-        return bool(origin) and count >= self._share
+def _busy(app: App, lane: Lane, running: Mapping[K, str]) -> Busy:
+    """What one lane is doing; threads that were given up count as long as they live."""
+    living = Counter(app.lanes.borrowed_by_origin(lane))
+    return Busy(
+        ids=frozenset(running),
+        taken=Counter(running.values()) | living,  # of each origin the larger
+        share=app.lanes.share(lane),
+        free=app.lanes.size(lane) - max(len(running), app.lanes.borrowed(lane)),
+    )
 
 
 async def _check_step(app: App, work: CheckWork) -> None:
@@ -397,11 +380,11 @@ def _store_failed(app: App, error: StoreFull | StoreBusy) -> None:
 
 
 def _release(app: App, running: dict[K, str], id_: K, lane: Lane) -> None:
-    """Make room; if others may be waiting for it, look at once."""
+    """Make room; if others may be waiting for it, look soon, once for all that end just now."""
     crowded = len(running) >= app.lanes.share(lane)
     running.pop(id_, None)
     if crowded:
-        app.wake.poke()
+        app.wake.within(LOOKS_APART_S)
 
 
 def _opened(app: App, sealed: Iterable[SealedRole], now: datetime) -> dict[str, Secret]:

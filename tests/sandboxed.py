@@ -96,7 +96,7 @@ def request(
     runtime: Runtime = "python",
     network: Network = "none",
     timeout_s: float = 30,
-    memory_mb: int = 256,
+    memory_mb: int = 512,
     image: str | None = None,
     environment: Mapping[str, str] | None = None,
     script: bytes | Path | None = None,

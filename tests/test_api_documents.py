@@ -390,6 +390,9 @@ async def test_metrics_follow_what_happens(
 ) -> None:
     openai.add("batch_a", "completed")
     await eventually(api, "/api/jobs/nightly", lambda found: found["status"] == "completed")
+    await eventually(  # a step is counted after it is stored, and ends after it is counted
+        api, "/api/health", lambda found: found["scheduler"]["deliveries_in_flight"] == 0
+    )
 
     text = await exposition(api)
 

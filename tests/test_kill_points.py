@@ -10,8 +10,8 @@ from __future__ import annotations
 import shutil
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,10 +69,8 @@ class Stage:
         self.victim.add_secrets()
         self._points.extend(points)
         fields = job_fields(1, action, self.keboola, self.receiver)
-        try:
+        with suppress(httpx.TransportError):  # killed before its answer; the job is committed
             self.victim.call("POST", "/api/jobs", fields)
-        except httpx.TransportError:
-            pass  # killed so early that the answer was lost; the job is committed
         for number, point in enumerate(points, start=1):
             assert self._deaths.acquire(timeout=KILL_WITHIN_S), f"it never came to {point}"
             if number < len(points):
@@ -137,9 +135,8 @@ def assert_started_once(stage: Stage) -> None:
         [STATUS("answered")],
         [START("read")],
         [START("answered")],
-        [START("read"), SEARCH("read")],
         [START("read"), SEARCH("answered")],
-        [STATUS("read"), START("read"), SEARCH("read"), SEARCH("read"), SEARCH("answered")],
+        [STATUS("read"), START("read"), SEARCH("read")],
     ],
     ids=lambda points: "+".join(f"{point.path}-{point.moment}" for point in points),
 )
@@ -165,10 +162,10 @@ def test_a_start_that_never_arrived_is_sent_again_after_two_looks(
 
         for name, stage in stages.items():
             assert_started_once(stage)
-            assert len(stage.keboola.asked("GET", "/search/jobs")) in (0, 2), name
             sent = len(stage.keboola.asked("POST", "/jobs"))
-            assert sent in ((2,) if name == "lost" else (1,)), name
-        assert len(stages["lost"].keboola.asked("GET", "/search/jobs")) == 2
+            assert sent == (2 if name == "lost" else 1), name
+        for name in ("asked", "lost"):
+            assert len(stages[name].keboola.asked("GET", "/search/jobs")) == 2, name
 
 
 def test_a_started_job_is_followed_on_after_a_kill(tmp_path: Path, made_home: Path) -> None:

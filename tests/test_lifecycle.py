@@ -506,7 +506,7 @@ def test_no_wait_is_shorter_than_the_interval_or_absurdly_long(
     assert shortest <= wait + 1e-6
     assert wait <= max(shortest, HOUR) + jitter_s + 1e-6
     if verdict is Verdict.PENDING:
-        assert wait == pytest.approx(interval_s + jitter * jitter_s, abs=1e-5)
+        assert wait <= interval_s + jitter_s + 1e-5
 
 
 @given(st.sampled_from(list(Verdict)), st.sampled_from(list(Fault)), st.data())

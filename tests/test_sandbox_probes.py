@@ -51,6 +51,7 @@ class Probe:
     told: str = r"blocked"
 
 
+_DEVICES = {"DeviceCgroupRules": ["c 1:11 rwm"], "CapAdd": ["SYSLOG"]}
 _ENGINE = {"Binds": ["/var/run/docker.sock:/var/run/docker.sock"]}
 _CGROUPS = {"Binds": ["/sys/fs/cgroup:/sys/fs/cgroup"], "CgroupnsMode": "host"}
 
@@ -76,18 +77,18 @@ PROBE_LIST = [
     Probe("fill_work", told="No space left"),
     Probe("fork_bomb", told="blocked: 1[0-3][0-9] of them"),
     Probe("higher_priority", _allowed("SYS_NICE"), "not permitted|denied"),
-    Probe("host_disk", {"DeviceCgroupRules": ["b *:* rwm"]}, "not permitted"),
+    Probe("host_device", _DEVICES, "not permitted|denied"),
     Probe("host_name", _allowed("SYS_ADMIN"), "not permitted"),
     Probe("host_processes", {"PidMode": "host"}),
     Probe("hypervisor_socket", _allowed(), "not permitted|not supported"),
     Probe("kernel_keys", _allowed(), "not permitted"),
     Probe("kernel_log", _allowed("SYSLOG"), "not permitted"),
-    Probe("kernel_program", _allowed("BPF", "SYS_ADMIN"), "not permitted"),
+    Probe("kernel_program", _allowed("SYS_ADMIN"), "not permitted"),
     Probe("kernel_setting", {"MaskedPaths": [], "ReadonlyPaths": []}, "Read-only|denied"),
     Probe("large_file", told="too large"),
     Probe("many_processes", told="temporarily unavailable"),
     Probe("many_threads", told="can't start new thread"),
-    Probe("memory", told="needed more than 256 MB"),
+    Probe("memory", told="needed more than 512 MB"),
     Probe("memory_of_children", told="ended with"),
     Probe("mount_folder", _allowed("SYS_ADMIN"), "not permitted"),
     Probe("mount_namespace", _allowed("SYS_ADMIN"), "not permitted"),
@@ -96,11 +97,11 @@ PROBE_LIST = [
     Probe("network_settings", _allowed("NET_ADMIN"), "not permitted"),
     Probe("new_privileges"),
     Probe("open_files", told="maximum limit|Too many"),
-    Probe("performance_events", _allowed("PERFMON", "SYS_ADMIN"), "not permitted|denied"),
+    Probe("performance_events", _allowed("SYS_ADMIN"), "not permitted|denied"),
     Probe("processor"),
     Probe("raise_memory_limit", _CGROUPS, "Read-only|denied"),
     Probe("raw_socket", told="not permitted"),
-    Probe("real_time", _allowed("SYS_NICE"), "not permitted"),
+    Probe("read_other_memory", _allowed("SYS_PTRACE"), "not permitted"),
     Probe("remount_root", _allowed("SYS_ADMIN"), "not permitted"),
     Probe("set_id_program", told="blocked"),
     Probe("survive_memory_shortage", told="denied"),

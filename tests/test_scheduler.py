@@ -202,7 +202,7 @@ async def test_a_week_of_polling_keeps_every_interval(
     for name, interval_s in (("hourly", HOUR), ("rarely", 6 * HOUR)):
         assert all(interval_s <= gap <= interval_s + 1.01 for gap in gaps(played.polls(name)))
     jitters = {round(gap - HOUR, 2) for gap in gaps(played.polls("hourly"))}
-    assert len(jitters) > 50
+    assert len(jitters) > 5
     assert played.job(hourly).check_count == 7 * 24
 
 

@@ -129,6 +129,7 @@ class Server(ThreadingHTTPServer):
         self.connections = 0
         self.behaviour: Behaviour = lambda _: False
         self.port: int = self.server_address[1]
+        self.url = f"https://{HOST}:{self.port}/checks"
         self.let_go = threading.Event()
 
     def finish_request(self, request: Any, client_address: Any) -> None:
@@ -259,9 +260,12 @@ class Client:
         return refusal.value
 
     def leftovers(self) -> list[str]:
-        """Files that are no scripts, and processes that still work in the shelf."""
-        files = [path.name for path in self.shelf.glob("*") if path.suffix != ".tar"]
-        return files + [line for line, _ in self.processes()]
+        """Files that are no scripts; processes at work there are gone in a moment, or it fails.
+
+        What has been killed is still seen for as long as it takes to die.
+        """
+        wait_until(lambda: not self.processes())
+        return [path.name for path in self.shelf.glob("*") if path.suffix != ".tar"]
 
     def processes(self) -> list[tuple[str, str]]:
         return [process for process in processes() if str(self.shelf) in " ".join(process)]
@@ -271,6 +275,13 @@ class Client:
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             files = {member.name: archive.extractfile(member) for member in archive}
             return {name: file.read() for name, file in files.items() if file is not None}
+
+
+def wait_until(wanted: Callable[[], bool]) -> None:
+    until = time.monotonic() + LONG_S
+    while not wanted():
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 def processes() -> Iterator[tuple[str, str]]:
@@ -581,24 +592,23 @@ FORBIDDEN = (
 
 @pytest.mark.parametrize("address", FORBIDDEN)
 def test_a_name_that_leads_inside_is_not_connected_to(
-    client: Client, upstream: Upstream, server: Server, address: str
+    client: Client, server: Server, address: str
 ) -> None:
-    upstream.commit({"main.py": b"1"})
     client.addresses = ["140.82.121.3", address]  # one bad address is enough
     closed = Access(resolve=client.resolve, ca_bundle=client.access.ca_bundle)
-    error = client.refused(upstream.url, access=closed)
+    error = client.refused(server.url, access=closed)
     assert error.fault is Fault.REFUSED
     assert "public address" in str(error) or "metadata" in str(error)
     assert server.connections == 0
 
 
-def test_our_own_address_is_never_asked(client: Client, upstream: Upstream, server: Server) -> None:
+def test_our_own_address_is_never_asked(client: Client, server: Server) -> None:
     own = Access(
         allowed=Allowed.parse("127.0.0.1"),
         resolve=client.resolve,
         own=(("127.0.0.1", server.port),),
     )
-    assert "TeckoChecker itself" in str(client.refused(upstream.url, access=own))
+    assert "TeckoChecker itself" in str(client.refused(server.url, access=own))
     assert server.connections == 0
 
 
@@ -625,11 +635,11 @@ def test_an_address_needs_no_name(client: Client, upstream: Upstream, server: Se
     client.fetched(f"https://127.0.0.1:{server.port}/checks")
 
 
-def test_a_name_without_address_may_have_one_later(client: Client, upstream: Upstream) -> None:
+def test_a_name_without_address_may_have_one_later(client: Client, server: Server) -> None:
     def resolve(*_: object, **__: object) -> list[Any]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    error = client.refused(upstream.url, access=Access(resolve=resolve))
+    error = client.refused(server.url, access=Access(resolve=resolve))
     assert error.fault is Fault.TRANSIENT
     assert "Name or service not known" in str(error)
 
@@ -662,27 +672,25 @@ def test_a_certificate_of_another_host_is_refused(
     ],
 )
 def test_a_server_s_refusal_has_its_kind(
-    client: Client, upstream: Upstream, server: Server, status: int, fault: Fault
+    client: Client, server: Server, status: int, fault: Fault
 ) -> None:
     def play(handler: Handler) -> bool:
         handler.answer(status, b"no", {"content-type": "text/plain"})
         return True
 
     server.behaviour = play
-    error = client.refused(upstream.url)
+    error = client.refused(server.url)
     assert error.fault is fault
     assert str(error).startswith(f"{HOST}:{server.port} ")
 
 
-def test_something_else_than_git_is_not_found(
-    client: Client, upstream: Upstream, server: Server
-) -> None:
+def test_something_else_than_git_is_not_found(client: Client, server: Server) -> None:
     def play(handler: Handler) -> bool:
         handler.answer(200, b"<html>", {"content-type": "text/html"})
         return True
 
     server.behaviour = play
-    assert client.refused(upstream.url).fault is Fault.NOT_FOUND
+    assert client.refused(server.url).fault is Fault.NOT_FOUND
 
 
 def test_nobody_listens(client: Client, server: Server) -> None:
@@ -692,14 +700,14 @@ def test_nobody_listens(client: Client, server: Server) -> None:
     assert error.fault is Fault.TRANSIENT
 
 
-def test_an_echoed_secret_is_masked(client: Client, upstream: Upstream, server: Server) -> None:
+def test_an_echoed_secret_is_masked(client: Client, server: Server) -> None:
     def play(handler: Handler) -> bool:
         echo = f"you sent {handler.headers['authorization']}, that is {TOKEN}\x1b[31m".encode()
         handler.answer(500, echo, {"content-type": "text/plain"})
         return True
 
     server.behaviour = play
-    error = client.refused(upstream.url, secret=TOKEN)
+    error = client.refused(server.url, secret=TOKEN)
     assert "you sent" in error.answer
     for text in (str(error), error.answer, repr(error)):
         assert TOKEN not in text
@@ -820,7 +828,7 @@ def test_a_tree_of_trees_that_explodes_is_bounded(client: Client, upstream: Upst
     upstream.git("update-ref", "refs/heads/main", upstream.git("commit-tree", inner, "-m", "m"))
     began = time.monotonic()
     assert client.refused(upstream.url).fault is Fault.REFUSED
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < LONG_S
 
 
 def trickle(handler: Handler) -> bool:
@@ -849,7 +857,7 @@ def test_a_slow_server_is_left_in_time(
     server.behaviour = play
     began = time.monotonic()
     error = client.refused(upstream.url, deadline_s=1.5)
-    assert 1.4 < time.monotonic() - began < 5
+    assert 1.4 < time.monotonic() - began < LONG_S / 2
     assert error.fault is Fault.TRANSIENT
     assert "in time" in str(error)
 
@@ -880,7 +888,7 @@ def test_git_ends_in_time_although_we_were_killed(
         access = Access(allowed=Allowed.parse("127.0.0.1"), resolve=lambda *_, **__: [address],
                         ca_bundle=Path({str(client.access.ca_bundle)!r}))
         refresh(Repository(url={upstream.url!r}), Path({str(client.shelf)!r}), entrypoint="main.py",
-                known_commit=None, access=access, deadline_s=1)
+                known_commit=None, access=access, deadline_s=2)
     """)
     killed = subprocess.Popen([sys.executable, "-c", program])
     wait_until(lambda: bool(server.requests))
@@ -890,16 +898,9 @@ def test_git_ends_in_time_although_we_were_killed(
     wait_until(lambda: not client.processes())
 
 
-def wait_until(wanted: Callable[[], bool]) -> None:
-    until = time.monotonic() + LONG_S
-    while not wanted():
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
-def test_a_missing_git_is_said(client: Client, upstream: Upstream, tmp_path: Path) -> None:
+def test_a_missing_git_is_said(client: Client, server: Server, tmp_path: Path) -> None:
     empty = Access(allowed=client.access.allowed, resolve=client.resolve, path=str(tmp_path))
-    error = client.refused(upstream.url, access=empty)
+    error = client.refused(server.url, access=empty)
     assert error.fault is Fault.INTERNAL
     assert "install git" in str(error)
 
@@ -922,14 +923,14 @@ def test_a_missing_git_is_said_also_by_gitpython(tmp_path: Path) -> None:
     assert b"install git" in done.stdout
 
 
-def test_an_old_git_is_refused(client: Client, upstream: Upstream, tmp_path: Path) -> None:
+def test_an_old_git_is_refused(client: Client, server: Server, tmp_path: Path) -> None:
     """Before 2.37 it ignores the address that it is bound to."""
     old = tmp_path / "bin" / "git"
     old.parent.mkdir()
     old.write_text("#!/bin/sh\necho git version 2.36.9\n")
     old.chmod(0o755)
     aged = Access(allowed=client.access.allowed, resolve=client.resolve, path=str(old.parent))
-    error = client.refused(upstream.url, access=aged)
+    error = client.refused(server.url, access=aged)
     assert error.fault is Fault.INTERNAL
     assert "git 2.36 is too old: install git 2.37 or newer" in str(error)
     assert client.asked == []

@@ -42,6 +42,7 @@ class Host:
 
     cpus: int
     memory_bytes: int
+    seccomp: bool
     apparmor: bool
     version: str
 
@@ -82,6 +83,7 @@ class Engine:
             self._host = Host(
                 cpus=int(info["NCPU"]),
                 memory_bytes=int(info["MemTotal"]),
+                seccomp=any("name=seccomp" in option for option in info["SecurityOptions"]),
                 apparmor=any("name=apparmor" in option for option in info["SecurityOptions"]),
                 version=str(info["ServerVersion"]),
             )

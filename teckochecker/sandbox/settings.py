@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from teckochecker.sandbox.engine import Host
+from teckochecker.sandbox.seccomp import PROFILE
 from teckochecker.verdicts import Limits
 
 Runtime = Literal["python", "node"]
@@ -87,9 +88,9 @@ def _host_settings(shape: Shape, host: Host) -> dict[str, Any]:
             "/tmp": "rw,noexec,nosuid,nodev,size=32m,nr_inodes=8192,mode=1777",  # noqa: S108
         },
         "CapDrop": ["ALL"],
-        # The engine's own system call filter is on unless one is named.
         "SecurityOpt": [
             "no-new-privileges:true",
+            *([f"seccomp={PROFILE}"] if host.seccomp else []),
             *(["apparmor=docker-default"] if host.apparmor else []),
         ],
         "Memory": memory,

@@ -32,6 +32,8 @@ REQUEST_TIMEOUT_S: Final = 20.0
 CONNECT_TIMEOUT_S: Final = 10.0
 _PER_BATCH_S: Final = 3.0  # of the time for a whole check, beyond the first request's
 _BATCH_ID: Final = re.compile(r"batch_[A-Za-z0-9_-]{1,200}")
+# "Incorrect API key provided: sk-abcde****wxyz": no mask knows the ends that OpenAI leaves.
+_BLURRED_KEY: Final = re.compile(r"(?<![\w-])[\w-]++\*++[\w-]++")
 _ID_HINT: Final = "must be 'batch_' and then letters, digits, '_' or '-', like batch_abc123"
 ENDED_WORDS: Final = frozenset({"completed", "failed", "expired", "cancelled"})
 OPEN_WORDS: Final = frozenset({"validating", "in_progress", "finalizing", "cancelling"})
@@ -188,12 +190,16 @@ def error_of(reply: Reply, now: datetime) -> OpenAIError:
         Fault.QUOTA: "; the account has no credit left, so it is asked once an hour only",
     }.get(fault, "")
     return OpenAIError(
-        f"OpenAI answered {reply.status_code}: {said}{hint}{where}",
+        f"OpenAI answered {reply.status_code}: {_without_key(said)}{hint}{where}",
         fault,
         retry_after_s=retry_after_s(reply.headers.get("retry-after"), now),
         status_code=reply.status_code,
-        answer=reply.text,
+        answer=_without_key(reply.text),
     )
+
+
+def _without_key(text: str) -> str:
+    return _BLURRED_KEY.sub("***", text)
 
 
 def _fault(status_code: int, code: str) -> Fault:

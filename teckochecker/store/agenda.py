@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -34,14 +34,23 @@ class Agenda(Value, frozen=True, kw_only=True):
     checks: tuple[CheckWork, ...]
     deliveries: tuple[DeliveryDue, ...]
     next_due: datetime | None
+    passed_over: bool
+    """Some were left out because their origin has its share: look again, past them."""
 
 
 class Busy(Value, frozen=True, kw_only=True):
-    """What is in flight in a lane, which origins have their share, how many may be started."""
+    """What is in flight in a lane: ids, how many of each origin, which may have `share`.
+
+    `free` is how many more may be started.
+    """
 
     ids: Collection[int]
-    full_origins: Collection[str]
+    taken: Mapping[str, int]
+    share: int
     free: int
+
+    def full_origins(self) -> tuple[str, ...]:
+        return tuple(one for one, count in self.taken.items() if one and count >= self.share)
 
 
 class Totals(Value, frozen=True, kw_only=True):
@@ -62,10 +71,13 @@ class AgendaStore:
     def due(self, now: datetime, checks: Busy, deliveries: Busy) -> Agenda:
         at = rows.ms(now)
         with self._database.read() as db:
+            jobs, more_jobs = _jobs(db, at, checks)
+            found, more_deliveries = _deliveries(db, at, deliveries)
             return Agenda(
-                checks=_checks(db, at, checks),
-                deliveries=_deliveries(db, at, deliveries),
+                checks=_checks(db, jobs),
+                deliveries=found,
                 next_due=_next_due(db, at),
+                passed_over=more_jobs or more_deliveries,
             )
 
     def spread_overdue(self, now: datetime) -> int:
@@ -153,26 +165,38 @@ class AgendaStore:
             )
 
 
-def _checks(db: Any, at: int, busy: Busy) -> tuple[CheckWork, ...]:
+def _jobs(db: Any, at: int, busy: Busy) -> tuple[list[int], bool]:
+    """The ids of the due jobs that may start, and whether others were passed over."""
     if busy.free <= 0:
-        return ()
-    full, origins = _excluding("jobs.origin", busy)
+        return [], False
+    full, origins = _excluding("origin", busy)
     cursor = db.execute_sql(
-        f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE status = 'active' "
+        f"SELECT id, origin FROM jobs WHERE status = 'active' "
         f"AND next_check_at <= ? {full} ORDER BY next_check_at LIMIT ?",
         (at, *origins, busy.free + len(busy.ids)),
     )
-    jobs = [rows.job(row) for row in cursor if row[0] not in busy.ids][: busy.free]
-    sealed = secrets.of_jobs(db, [job.id for job in jobs])
-    return tuple(CheckWork(job=job, secrets=sealed.get(job.id, ())) for job in jobs)
+    return _admitted(cursor, busy)
 
 
-def _deliveries(db: Any, at: int, busy: Busy) -> tuple[DeliveryDue, ...]:
+def _checks(db: Any, ids: Sequence[int]) -> tuple[CheckWork, ...]:
+    if not ids:
+        return ()
+    cursor = db.execute_sql(
+        f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE id IN ({','.join('?' * len(ids))})",
+        tuple(ids),
+    )
+    sealed = secrets.of_jobs(db, ids)
+    return tuple(
+        CheckWork(job=job, secrets=sealed.get(job.id, ())) for job in map(rows.job, cursor)
+    )
+
+
+def _deliveries(db: Any, at: int, busy: Busy) -> tuple[tuple[DeliveryDue, ...], bool]:
     """Attempts first: a follow-up only tells news."""
     if busy.free <= 0:
-        return ()
+        return (), False
     full, origins = _excluding("actions.origin", busy)
-    due = []
+    due: dict[int, tuple[str, bool]] = {}
     for column, condition in (
         ("next_attempt_at", "state = 'pending' AND jobs.status <> 'paused' AND"),
         ("follow_up_at", ""),
@@ -184,16 +208,35 @@ def _deliveries(db: Any, at: int, busy: Busy) -> tuple[DeliveryDue, ...]:
             f"WHERE {condition} {column} <= ? {full} ORDER BY {column} LIMIT ?",
             (at, *origins, busy.free + len(busy.ids)),
         )
-        due += [
-            DeliveryDue(id=DeliveryId(id_), origin=origin, follow_up=not condition)
-            for id_, origin in cursor
-            if id_ not in busy.ids
-        ]
-    return tuple(due[: busy.free])
+        for id_, origin in cursor:
+            due.setdefault(id_, (origin, not condition))
+    ids, passed_over = _admitted(((id_, origin) for id_, (origin, _) in due.items()), busy)
+    found = (
+        DeliveryDue(id=DeliveryId(id_), origin=due[id_][0], follow_up=due[id_][1]) for id_ in ids
+    )
+    return tuple(found), passed_over
+
+
+def _admitted(due: Iterable[tuple[int, str]], busy: Busy) -> tuple[list[int], bool]:
+    """Of what is due, in order, as much as is free, and of each origin no more than its share."""
+    taken = dict(busy.taken)
+    admitted: list[int] = []
+    passed_over = False
+    for id_, origin in due:
+        if id_ in busy.ids:
+            continue
+        if len(admitted) == busy.free:
+            break
+        if origin and taken.get(origin, 0) >= busy.share:
+            passed_over = True
+            continue
+        taken[origin] = taken.get(origin, 0) + 1
+        admitted.append(id_)
+    return admitted, passed_over
 
 
 def _excluding(column: str, busy: Busy) -> tuple[str, tuple[str, ...]]:
-    origins = tuple(busy.full_origins)
+    origins = busy.full_origins()
     if not origins:
         return "", ()
     return f"AND ifnull({column}, '') NOT IN ({','.join('?' * len(origins))})", origins

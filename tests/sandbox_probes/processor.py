@@ -1,9 +1,18 @@
-"""Use more than three quarters of a core for two seconds."""
+"""Use the processor for two seconds without ever being held back."""
 
+import glob
 import os
 import time
 
 from probe import tell
+
+
+def throttled():
+    for path in ["/sys/fs/cgroup/cpu.stat", *glob.glob("/sys/fs/cgroup/cpu*/cpu.stat")]:
+        if os.path.exists(path):
+            with open(path) as file:
+                return int(dict(line.split() for line in file)["nr_throttled"])
+    raise OSError("there is no cpu.stat")
 
 
 def attempt():
@@ -15,9 +24,7 @@ def attempt():
             os._exit(0)
     for _ in range(4):
         os.wait()
-    used = os.times()
-    cores = (used.children_user + used.children_system) / 2
-    return f"{cores:.2f} cores" if cores > 0.75 else ""
+    return "" if throttled() else "never held back"
 
 
 tell(attempt)
