@@ -197,10 +197,10 @@ def _end(text: str) -> str:
 def _said(stdout: Stream) -> _Line | _NoLine:
     """The last line that is a verdict, else what comes nearest."""
     hint: str | None = None
+    parser = _Parser()
     for line in stdout.lines():
-        if not (line.startswith("{") and line.endswith("}")):
+        if not (line.startswith("{") and line.endswith("}") and '"status"' in line):
             continue
-        parser = _Parser()
         try:
             found = parser.parse(line)
         except RecursionError:
@@ -273,16 +273,17 @@ class _Parser:
 
     def __init__(self) -> None:
         self.fault: str | None = None
-
-    def parse(self, line: str) -> dict[str, Any]:
-        """The object of a line; ValueError for anything else, RecursionError when too deep."""
-        found = json.loads(
-            line,
+        self._decoder = json.JSONDecoder(
             object_pairs_hook=self._object,
             parse_constant=self._constant,
             parse_float=self._float,
             parse_int=self._int,
         )
+
+    def parse(self, line: str) -> dict[str, Any]:
+        """The object of a line; ValueError for anything else, RecursionError when too deep."""
+        self.fault = None
+        found = self._decoder.decode(line)
         if not isinstance(found, dict):
             raise ValueError("not an object")
         if _deeper(found, MAX_DEPTH):

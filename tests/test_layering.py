@@ -22,7 +22,9 @@ LAYERS = {
     "edges": {
         "vault", "store", "http", "network", "scripts", "sandbox", "sources", "actions", "lock",
     },
-    "shell": {"lanes", "telemetry", "pulse", "app", "scheduler", "upkeep", "web"},
+    "shell": {
+        "lanes", "telemetry", "pulse", "app", "scheduler", "steps", "reports", "upkeep", "web",
+    },
     "roots": {"daemon", "cli", "simulators", "__main__"},
 }  # fmt: skip
 ORDER = list(LAYERS)
@@ -216,7 +218,7 @@ def test_any_exception_is_caught_in_one_place_only() -> None:
         if set(types) & BROAD and not only_cleans_up(handler)
     ]
 
-    assert [name for name in broad if part_of(name) != "simulators"] == ["scheduler"]
+    assert [name for name in broad if part_of(name) != "simulators"] == ["steps"]
 
 
 def test_no_handler_lists_more_than_three_types() -> None:

@@ -223,7 +223,7 @@ def test_data_comes_back_as_it_was_printed(data: dict[str, object]) -> None:
 
 
 def test_a_megabyte_of_lines_that_are_nearly_verdicts_is_read_quickly() -> None:
-    text = '{"a":1}\n' * 125_000
+    text = '{"status":1}\n' * 80_000
     assert found(text).verdict is Verdict.ERROR
     names = ",".join(f'"a{n}":1' for n in range(60_000))
     assert found('{"status":"SUCCESS",' + names + ',"a1":2}').verdict is Verdict.ERROR

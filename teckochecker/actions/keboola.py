@@ -152,7 +152,10 @@ class Keboola:
         try:
             job = reply.document()
             receipt = _receipt(job)
-        except HttpError as error:  # it said yes in a way that we can't read: look for it
+        except (
+            HttpError,
+            KeboolaError,
+        ) as error:  # it said yes in a way that we can't read: look for it
             raise KeboolaError(
                 f"Keboola answered {reply.status_code} without a job: {error}",
                 Fault.MALFORMED,
@@ -392,7 +395,7 @@ def _receipt(job: Mapping[str, Any]) -> Receipt:
     """Our receipt from a job of the queue; `isFinished` is the flag to trust."""
     job_id = job.get("id")
     if not isinstance(job_id, str | int) or not str(job_id) or len(str(job_id)) > 100:
-        raise HttpError("the job has no id", Fault.MALFORMED)
+        raise KeboolaError("the job has no id", Fault.MALFORMED)
     status, url, result = job.get("status"), job.get("url"), job.get("result")
     message = result.get("message") if isinstance(result, dict) else None
     return Receipt(
@@ -408,7 +411,7 @@ def _receipt(job: Mapping[str, Any]) -> Receipt:
 def _jobs(reply: Reply) -> list[dict[str, Any]]:
     try:
         found = msgspec.json.decode(reply.body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise KeboolaError("Keboola's search answered without JSON.", Fault.MALFORMED) from error
     if not isinstance(found, list):
         raise KeboolaError("Keboola's search answered without a list.", Fault.MALFORMED)
