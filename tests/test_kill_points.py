@@ -184,12 +184,16 @@ def test_a_started_job_is_followed_on_after_a_kill(tmp_path: Path, made_home: Pa
 
 
 @pytest.mark.parametrize(
-    "points",
-    [[WEBHOOK("read")], [WEBHOOK("answered")], [WEBHOOK("read"), WEBHOOK("read")]],
-    ids=["read", "answered", "read-twice"],
+    ("points", "numbers"),
+    [
+        ([WEBHOOK("read")], {2}),
+        ([WEBHOOK("read"), WEBHOOK("read")], {3}),
+        ([WEBHOOK("answered")], {1, 2}),  # it may have recorded the answer before it died
+    ],
+    ids=["read", "read-twice", "answered"],
 )
 def test_a_webhook_that_is_sent_again_is_the_same_message(
-    stage: Stage, points: list[Point]
+    stage: Stage, points: list[Point], numbers: set[int]
 ) -> None:
     stage.play("webhook", *points)
 
@@ -197,8 +201,7 @@ def test_a_webhook_that_is_sent_again_is_the_same_message(
     calls = stage.receiver.requests
     assert {call.headers["webhook-id"] for call in calls} == {delivery["event_id"]}
     assert len({call.raw for call in calls}) == 1
-    unheard = sum(point.moment == "read" for point in points)
-    assert unheard <= len(calls) - (unheard == len(points)) <= len(points)
+    assert len(calls) in numbers
 
 
 def test_random_kills_lose_nothing_and_leave_nothing_stuck(tmp_path: Path) -> None:

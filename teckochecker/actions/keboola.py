@@ -150,12 +150,8 @@ class Keboola:
         body = msgspec.json.encode(start_body(doc, event))
         reply = self._call("POST", f"{queue}/jobs", token, context, body)
         try:
-            job = reply.document()
-            receipt = _receipt(job)
-        except (
-            HttpError,
-            KeboolaError,
-        ) as error:  # it said yes in a way that we can't read: look for it
+            receipt = _receipt(_document(reply))
+        except KeboolaError as error:  # it said yes in a way that we can't read: look for it
             raise KeboolaError(
                 f"Keboola answered {reply.status_code} without a job: {error}",
                 Fault.MALFORMED,
