@@ -161,7 +161,13 @@ def settle(job: Job, states: Sequence[DeliveryState], why: str, now: datetime) -
 
 def interrupted(delivery: Delivery, now: datetime) -> Delivery:
     """A delivery found `sending` at start: nobody knows whether it arrived."""
-    return replace(delivery, state=DeliveryState.PENDING, doubt=Doubt.LOOK, next_attempt_at=now)
+    return replace(
+        delivery,
+        state=DeliveryState.PENDING,
+        doubt=Doubt.LOOK,
+        tries=max(0, delivery.tries - 1),  # being stopped is no failure of the other side
+        next_attempt_at=now,
+    )
 
 
 def redelivered(delivery: Delivery, job: Job, now: datetime) -> DeliveryChange:

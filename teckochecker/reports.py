@@ -38,13 +38,13 @@ def masked_finding(app: App, outcome: Finding | OutsideError) -> Finding:
             message=mask.text(str(outcome)),
             fault=outcome.fault,
             retry_after_s=outcome.retry_after_s,
-            detail=mask.text(outcome.answer) or None,
+            detail=mask.text(outcome.answer)[:MAX_ANSWER_BYTES] or None,
         )
     return replace(
         outcome,
         message=mask.text(outcome.message),
         data=mask.document(outcome.data),
-        detail=outcome.detail and mask.text(outcome.detail),
+        detail=outcome.detail and mask.text(outcome.detail)[:MAX_ANSWER_BYTES],
         warnings=tuple(mask.text(text) for text in outcome.warnings),
     )
 

@@ -143,6 +143,7 @@ def test_a_delivery_that_a_drain_cut_off_is_in_doubt_and_found(
     keboola.wait_for(lambda request: request.method == "POST", timeout_s=SOON_S)
     daemon.signal(signal.SIGTERM)
     assert daemon.wait_ended(1 + 5 + SOON_S) == 0
+    assert daemon.log[-1]["event"] == "daemon.stopped"
     assert daemon.rows("SELECT state FROM deliveries") == [("sending",)]
 
     daemon.start()

@@ -794,6 +794,18 @@ def test_names_that_git_itself_refuses_never_arrive(
     assert client.refused(upstream.url).fault is Fault.REFUSED
 
 
+@pytest.mark.parametrize("kind", ["tree", "commit", "nothing"])
+def test_a_file_that_is_something_else_is_refused(
+    client: Client, upstream: Upstream, kind: str
+) -> None:
+    commit = upstream.commit({"main.py": b"1"})
+    ids = {"tree": upstream.git("rev-parse", "HEAD^{tree}"), "commit": commit, "nothing": "1" * 40}
+    raw = b"100644 main.py\0" + bytes.fromhex(ids[kind])
+    tree = upstream.git("hash-object", "-w", "--literally", "-t", "tree", "--stdin", stdin=raw)
+    upstream.git("update-ref", "refs/heads/main", upstream.git("commit-tree", tree, "-m", "m"))
+    client.refused(upstream.url)
+
+
 SMALL = Bounds(unpacked_bytes=MIB, entries=20, depth=3)
 
 

@@ -93,9 +93,9 @@ class World(RuleBasedStateMachine):
     # What the scheduler does
 
     def agenda(self) -> Any:
-        checks = Busy(ids=frozenset(self.checking), full_origins=(), free=100)
+        checks = Busy(ids=frozenset(self.checking), taken={}, share=100, free=100)
         busy = frozenset((*self.sending, *self.following))
-        return self.store.agenda.due(self.now, checks, Busy(ids=busy, full_origins=(), free=100))
+        return self.store.agenda.due(self.now, checks, Busy(ids=busy, taken={}, share=100, free=100))
 
     @rule()
     def starts_what_is_due(self) -> None:

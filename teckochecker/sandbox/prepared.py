@@ -43,7 +43,7 @@ _PREAMBLE: Final = "set -eu; mkdir -p /work/tmp; export TMPDIR=/work/tmp; "
 _INSTALL: Final[dict[Runtime, str]] = {
     "python": (
         "uv pip install --python /opt/teckochecker/venv/bin/python3 --target /work/installed "
-        "--requirements requirements.txt --no-cache --link-mode copy --no-progress 1>&2; "
+        "--requirements requirements.txt --no-cache --link-mode hardlink --no-progress 1>&2; "
         "cd /work/installed; rm -f .lock; "
         # The clean tar has no times: only these compiled files stay valid without them.
         "/opt/teckochecker/venv/bin/python3 -m compileall -q -j 1 "

@@ -31,19 +31,21 @@ def stored(git: Git, tree: str, shelf: Path, entrypoint: str, bounds: Bounds) ->
             max_bytes=bounds.entries * (bounds.path_bytes + _LINE_BYTES),
         )
         wanted = git.folder / "wanted"
-        members, ids = _members(listed, bounds)
+        members, ids, size_bytes = _members(listed, bounds)
         wanted.write_bytes(b"".join(id_ + b"\n" for id_ in ids))
         with wanted.open("rb") as request, spool(shelf) as spooled:
             with closing(git.stream("cat-file", "--batch", stdin=request)) as pieces:
                 spooled.writelines(pieces)
+            if spooled.tell() != size_bytes:
+                raise GitError("git gives other files than it listed.", Fault.MALFORMED)
             _refuse_pointer(members, spooled, entrypoint)
             return put(shelf, members, spooled, entrypoint)
     except InvalidInput as error:
         raise GitError(f"the repository can't be used: {error}", Fault.REFUSED) from error
 
 
-def _members(listed: bytes, bounds: Bounds) -> tuple[list[Member], list[bytes]]:
-    """Files and folders as a tree, and the files' ids; offsets are where `--batch` puts them."""
+def _members(listed: bytes, bounds: Bounds) -> tuple[list[Member], list[bytes], int]:
+    """Files and folders, the files' ids, and how much `--batch` prints for these, all in all."""
     tree = Tree(bounds)
     members: list[Member] = []
     ids: list[bytes] = []
@@ -60,7 +62,7 @@ def _members(listed: bytes, bounds: Bounds) -> tuple[list[Member], list[bytes]]:
         )
         ids.append(id_)
         at += size + len(b"\n")
-    return members, ids
+    return members, ids, at
 
 
 def _listed(listed: bytes) -> Iterator[tuple[bytes, bytes, int, bytes]]:

@@ -7,6 +7,7 @@ appears whole or not at all. Who is killed while writing leaves a file or folder
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -134,6 +135,8 @@ def copied(source: IO[bytes], member: Member) -> Iterator[bytes]:
     left = member.size_bytes
     while left:
         chunk = source.read(min(left, CHUNK_BYTES))
+        if not chunk:
+            raise OSError(errno.EIO, "a spooled file has become shorter")
         left -= len(chunk)
         yield chunk
 

@@ -57,6 +57,7 @@ class Tree:
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self._known: dict[str, tuple[str, bool]] = {}  # by what it is equal to: path, is folder
+        self._folders = {"": ""}  # path: what it is equal to
 
     def add(self, path: str, *, folder: bool = False) -> list[str]:
         """Take a checked path; gives the folders that are new by it, outermost first."""
@@ -67,19 +68,21 @@ class Tree:
         return new
 
     def _add_folder(self, path: str) -> list[str]:
-        if not path or self._known.get(_folded(path)) == (path, True):
+        if path in self._folders:
             return []
         new = self._add_folder(path.rpartition("/")[0])
-        self._add(path, folder=True)
+        self._folders[path] = self._add(path, folder=True)
         return [*new, path]
 
-    def _add(self, path: str, *, folder: bool) -> None:
-        key = _folded(path)
+    def _add(self, path: str, *, folder: bool) -> str:
+        parent, _, name = path.rpartition("/")
+        key = f"{self._folders[parent]}/{_folded(name)}"  # of the name alone: folding is slow
         if key in self._known:
             raise _doubled(path, folder, *self._known[key])
         if len(self._known) == self._bounds.entries:
             raise too_many(self._bounds)
         self._known[key] = (path, folder)
+        return key
 
 
 def checked_path(raw: bytes, bounds: Bounds = SCRIPT) -> str:
@@ -212,8 +215,9 @@ def _doubled(path: str, folder: bool, other: str, other_folder: bool) -> Invalid
     return InvalidInput(f"{shown(path)} is there twice: pack it once")
 
 
-def _folded(path: str) -> str:
-    """What is equal for two paths that a system without case or composed accents mixes up."""
-    if path.isascii():
-        return path.lower()
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", path).casefold())
+def _folded(name: str) -> str:
+    """What is equal for two names that a system without case or composed accents mixes up."""
+    if name.isascii():
+        return name.lower()
+    decomposed = unicodedata.normalize("NFD", name)  # not NFC, which takes three times as long
+    return unicodedata.normalize("NFD", decomposed.casefold())

@@ -28,6 +28,7 @@ from teckochecker.sources.interface import CheckContext
 from teckochecker.validation import Fields, Parsed
 
 MAX_BATCHES: Final = 100
+MAX_ERRORS, MAX_ERROR_CHARS = 2, 120  # of a batch: what is kept of a hundred stays below 64 KiB
 REQUEST_TIMEOUT_S: Final = 20.0
 CONNECT_TIMEOUT_S: Final = 10.0
 _PER_BATCH_S: Final = 3.0  # of the time for a whole check, beyond the first request's
@@ -357,8 +358,8 @@ def _errors(errors: object) -> list[str]:
     data = errors.get("data") if isinstance(errors, dict) else None
     if not isinstance(data, list):
         return []
-    said = [one.get("message") for one in data[:5] if isinstance(one, dict)]
-    return [text[:500] for text in said if isinstance(text, str)]
+    said = [one.get("message") for one in data[:MAX_ERRORS] if isinstance(one, dict)]
+    return [text[:MAX_ERROR_CHARS] for text in said if isinstance(text, str)]
 
 
 def _quoted(value: object) -> str:

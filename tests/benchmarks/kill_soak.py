@@ -3,7 +3,8 @@
 Each round starts the real program on the same data, adds a few random jobs, and kills it with
 SIGKILL up to 300 ms after it was up, or after it has taken the jobs. At the end it runs
 undisturbed until everything is delivered. What the simulators have seen then is compared with
-the jobs that were asked for. The same seed gives the same jobs and the same delays; where a kill lands is chance.
+the jobs that were asked for. The same seed gives the same jobs and the same delays; where a kill
+lands is chance.
 
     python -m tests.benchmarks.kill_soak --rounds 1000 [--seed N]
 """
