@@ -29,6 +29,7 @@ log = structlog.stdlib.get_logger(__name__)
 K = TypeVar("K", JobId, DeliveryId)
 
 CLOCK_STEP: Final = timedelta(seconds=2)  # a wall clock that moves by more was set
+GIVEN_UP_S: Final = 0.5  # between two looks while threads live that were given up
 
 
 async def run(app: App, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -98,7 +99,14 @@ async def _pass(app: App, steps: trio.Nursery) -> float:
     app.metrics.scheduler_pass.observe(time.perf_counter() - begun)
     if agenda.passed_over:
         return 0.0
-    return lifecycle.nap_s(agenda.next_due, app.now())
+    nap_s = lifecycle.nap_s(agenda.next_due, app.now())
+    return min(nap_s, GIVEN_UP_S) if _has_given_up(app) else nap_s
+
+
+def _has_given_up(app: App) -> bool:
+    """Whether threads live that no step waits for: their end makes room and wakes nobody."""
+    lanes = ((Lane.NETWORK, app.pulse.jobs), (Lane.DELIVERY, app.pulse.deliveries))
+    return any(app.lanes.borrowed(lane) > len(running) for lane, running in lanes)
 
 
 def _busy(app: App, lane: Lane, running: Mapping[K, str]) -> Busy:

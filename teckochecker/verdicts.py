@@ -64,7 +64,8 @@ class RunResult(Value, frozen=True, kw_only=True):
     """How one run in the sandbox ended.
 
     `exit_code` is the script's, 128 + n when signal n ended it, and None when that was never
-    told. `script_ms` is the script's own time, `duration_ms` that of the whole container.
+    told. `script_ms` is the script's own time, `duration_ms` that of the whole container,
+    `startup_ms` what of it the engine took to start it.
     `error` is a sentence when the script could not be started or watched to its end.
     """
 
@@ -72,6 +73,7 @@ class RunResult(Value, frozen=True, kw_only=True):
     stdout: Stream
     stderr: Stream
     duration_ms: int
+    startup_ms: int = 0
     script_ms: int | None = None
     peak_memory_bytes: int | None = None
     timed_out: bool = False

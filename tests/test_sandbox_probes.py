@@ -11,7 +11,7 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -183,6 +183,58 @@ def test_neighbours_on_the_open_network_do_not_reach_one_another(probe: str) -> 
     assert _plain_neighbours(probe)["status"] == "SUCCESS"
 
 
+def test_a_flood_is_stopped_at_16_mib() -> None:
+    text = (
+        "import sys\n"
+        "for _ in range(400):\n"
+        "    for stream in (sys.stdout, sys.stderr): stream.write('x' * 40000)"
+    )
+    finding, result = found(request(text))
+    assert "more than 16 MiB" in finding.message
+    assert result.output_limit_hit
+    with _container({"main.py": text}, {}, {}) as container:
+        container.wait(timeout=60)
+        assert sum(len(part) for part in container.logs(stream=True)) == 32_000_000
+
+
+def test_ignoring_signals_does_not_help() -> None:
+    text = (
+        "import signal, time\n"
+        "signal.signal(15, signal.SIG_IGN)\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(30)"
+    )
+    finding, result = found(request(text, timeout_s=2))
+    assert "longer than 2 s" in finding.message
+    assert result.duration_ms < 10_000
+    with _container({"main.py": text}, {}, {}) as container:
+        _wait_for(lambda: b"ready" in container.logs())
+        container.kill("SIGTERM")
+        threading.Event().wait(0.5)
+        container.reload()
+        assert container.status == "running"
+
+
+def test_a_child_that_keeps_the_stream_open_does_not_keep_the_check() -> None:
+    text = (
+        "import os, time\n"
+        "if not os.fork():\n"
+        "    os.setsid(); time.sleep(20)\n"
+        "else:\n"
+        '    print(\'{"status": "PENDING"}\')'
+    )
+    finding, result = found(request(text))
+    assert finding.verdict is Verdict.PENDING
+    assert result.duration_ms < 10_000
+    # Who reads until the end of the stream, as a shell's pipe does, waits for the child.
+    waiting = ["sh", "-c", "/opt/teckochecker/venv/bin/python3 /main.py | cat"]
+    with _container({"main.py": text}, {}, {}, waiting) as container:
+        _wait_for(lambda: b"PENDING" in container.logs())
+        threading.Event().wait(1)
+        container.reload()
+        assert container.status == "running"
+
+
 class _Enough(Exception):
     pass
 
@@ -222,19 +274,22 @@ def _plain(
 def _plain_neighbours(probe: str) -> Any:
     with _container({"main.py": _NEIGHBOUR}, {}, {}) as neighbour:
         neighbour.reload()
-        address = neighbour.attrs["NetworkSettings"]["IPAddress"]
+        address = neighbour.attrs["NetworkSettings"]["Networks"]["bridge"]["IPAddress"]
         return _plain(probe, {"TARGET": f"{address}:4711"})
 
 
 @contextmanager
 def _container(
-    files: Mapping[str, str], environment: Mapping[str, str], options: Mapping[str, Any]
+    files: Mapping[str, str],
+    environment: Mapping[str, str],
+    options: Mapping[str, Any],
+    command: Sequence[str] = ("/opt/teckochecker/venv/bin/python3", "/main.py"),
 ) -> Iterator[Any]:
     """A started container that runs main.py as root; `options` are the engine's HostConfig."""
     client = engine()
     body = {
         "Image": RUNNERS["python"],
-        "Entrypoint": ["/opt/teckochecker/venv/bin/python3", "/main.py"],
+        "Entrypoint": list(command),
         "User": "0:0",
         "Env": [f"{name}={text}" for name, text in environment.items()],
         "HostConfig": dict(options),
@@ -247,6 +302,14 @@ def _container(
     finally:
         container.remove(v=True, force=True)
         client.close()
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    for _ in range(200):
+        if condition():
+            return
+        threading.Event().wait(0.05)
+    raise AssertionError("it didn't come true")
 
 
 def _address_of(run_id: str) -> str:

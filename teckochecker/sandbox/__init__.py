@@ -77,6 +77,7 @@ class Sandbox:
             stdout=stdout.stream(),
             stderr=stderr.stream(),
             duration_ms=ending.duration_ms,
+            startup_ms=ending.startup_ms,
             script_ms=ending.script_ms,
             peak_memory_bytes=ending.peak_memory_bytes,
             timed_out=ending.end is End.DEADLINE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from docker import APIClient
 
 END_S: Final = 30  # for a container that was killed, or whose stream has ended, to be gone
+_GONE: Final = (404, 409)  # removed; not running, or being removed by somebody else
 _ALONE: Final = "com.docker.network.bridge.enable_icc"
 
 
@@ -26,6 +28,7 @@ class Container:
         self._api = api
         self._name = name
         self._running = False
+        self.started_at = 0.0  # of `time.monotonic()`
         self.leftover: str | None = None  # why it could not be removed
 
     def create(self, body: dict[str, Any]) -> None:
@@ -50,6 +53,7 @@ class Container:
         self._running = True
         with self._engine.told("start a container"):
             self._api.start(self._name)
+        self.started_at = time.monotonic()
 
     def put(self, folder: str, tar: Any) -> None:
         """Unpacks a tar in a folder of the container, which need not run."""
@@ -83,48 +87,35 @@ class Container:
             self.leftover = f"{error} It is tried again every minute."
 
     def _kill(self) -> None:
-        from docker.errors import APIError
-
-        with self._engine.told("kill a container"):
-            try:
-                self._api.kill(self._name)
-            except APIError as error:
-                if error.status_code not in (404, 409):  # gone; not running
-                    raise
-                return
+        with self._engine.told("kill a container", unless=_GONE):
+            self._api.kill(self._name)
             self._api.wait(self._name, timeout=END_S)
 
 
 def remove(engine: Engine, api: APIClient, name: str) -> None:
     """Removes a container, running or not, with its volumes; one that is gone is no error."""
-    from docker.errors import APIError
-
-    with engine.told("remove a container"):
-        try:
-            api.remove_container(name, v=True, force=True)
-        except APIError as error:
-            if error.status_code not in (404, 409):  # gone; being removed by somebody else
-                raise
+    with engine.told("remove a container", unless=_GONE):
+        api.remove_container(name, v=True, force=True)
 
 
 def need_open_network(engine: Engine, api: APIClient) -> None:
     """Makes sure of the bridge on which containers reach the world, but not one another."""
-    from docker.errors import APIError, NotFound
-
-    with engine.told("make a network"):
-        try:
-            found = api.inspect_network(OPEN_NETWORK)
-        except NotFound:
-            try:
-                api.create_network(
-                    OPEN_NETWORK, driver="bridge", options={_ALONE: "false"}, check_duplicate=True
-                )
-            except APIError as error:
-                if error.status_code != 409:  # somebody else was faster
-                    raise
-            found = api.inspect_network(OPEN_NETWORK)
+    found = _network(engine, api)
+    if found is None:
+        with engine.told("make a network", unless=(409,)):  # somebody else was faster
+            api.create_network(
+                OPEN_NETWORK, driver="bridge", options={_ALONE: "false"}, check_duplicate=True
+            )
+        found = _network(engine, api) or {}
     if (found.get("Options") or {}).get(_ALONE) != "false":
         raise DockerError(
             f"The Docker network {OPEN_NETWORK} lets containers reach one another: "
             f"remove it (`docker network rm {OPEN_NETWORK}`), it is made anew."
         )
+
+
+def _network(engine: Engine, api: APIClient) -> dict[str, Any] | None:
+    with engine.told("look for a network", unless=(404,)):
+        found: dict[str, Any] = api.inspect_network(OPEN_NETWORK)
+        return found
+    return None

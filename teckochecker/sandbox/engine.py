@@ -1,4 +1,4 @@
-"""The Docker engine: the only importer of its SDK, which takes 140 ms and so is imported late.
+"""The Docker engine: the only importer of its SDK, late, since that takes 140 ms and 6 MB.
 
 Each piece of work has a client of its own, closed after it: a shared one closes its pooled
 connections under other threads' feet. Every failure leaves as a DockerError.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S: Final = 120  # of one call; 50 containers that start at once queue up in the engine
 SLOW_TIMEOUT_S: Final = 900  # of a call that builds, unpacks or commits
+_FILTERED: Final = ("x86_64", "aarch64")  # the architectures that our filter was written for
 _REASON_CHARS: Final = 500
 
 
@@ -38,7 +39,7 @@ class ImageMissing(DockerError):
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What the engine's machine offers."""
+    """What the engine's machine offers; `seccomp`: whether it can take our filter of calls."""
 
     cpus: int
     memory_bytes: int
@@ -77,32 +78,40 @@ class Engine:
 
     def host(self) -> Host:
         """What the machine offers, asked for once."""
-        if self._host is None:
+        known = self._host
+        if known is None:
             with self.client() as api, self.told("describe itself"):
                 info = api.info()
-            self._host = Host(
+            options = ",".join(info["SecurityOptions"] or ())
+            known = self._host = Host(
                 cpus=int(info["NCPU"]),
                 memory_bytes=int(info["MemTotal"]),
-                seccomp=any("name=seccomp" in option for option in info["SecurityOptions"]),
-                apparmor=any("name=apparmor" in option for option in info["SecurityOptions"]),
+                seccomp="name=seccomp" in options and info["Architecture"] in _FILTERED,
+                apparmor="name=apparmor" in options,
                 version=str(info["ServerVersion"]),
             )
-        return self._host
+        return known
 
     @contextmanager
-    def told(self, doing: str) -> Iterator[None]:
-        """Calls to the engine, whose failures become a DockerError that says what we wanted."""
+    def told(self, doing: str, *, unless: Collection[int] = ()) -> Iterator[None]:
+        """Calls to the engine, whose failures become a DockerError that says what we wanted.
+
+        A refusal with a status of `unless` ends the block and is no error.
+        """
         from docker.errors import APIError, DockerException, ImageNotFound
         from urllib3.exceptions import HTTPError
 
         try:
             yield
-        except ImageNotFound as error:
-            hint = "`teckochecker runners build` makes the runner images"
-            message = f"The Docker engine says: {_reason(error.explanation)}; {hint}."
-            raise ImageMissing(message) from error
         except APIError as error:
+            if error.status_code in unless:
+                return
             reason = _reason(error.explanation or str(error))
+            if isinstance(error, ImageNotFound):
+                hint = "`teckochecker runners build` makes the runner images"
+                raise ImageMissing(f"The Docker engine says: {reason}; {hint}.") from error
+            if "client version" in reason:  # the engine was changed under us
+                self._forget()
             message = f"The Docker engine couldn't {doing}: {reason}"
             raise DockerError(message, answer=reason) from error
         except (DockerException, HTTPError, OSError) as error:

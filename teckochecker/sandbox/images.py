@@ -10,7 +10,6 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -26,6 +25,7 @@ RUNNER: Final = "teckochecker.runner"  # label: the runtime
 CONTENT: Final = "teckochecker.content"  # label: a hash of the files that it was built from
 PROTOCOL: Final = "teckochecker.protocol"  # label: of the entry program
 _PROTOCOL: Final = "1"  # raise it when older images can't serve any more
+_RUNNERS_FOLDER: Final = Path(__file__).parents[1] / "runners"  # in a checkout a link
 _FILES: Final[dict[Runtime, tuple[str, ...]]] = {
     "python": ("Dockerfile", "entry.py"),
     "node": ("Dockerfile", "entry.js"),
@@ -64,23 +64,21 @@ def build(
         ),
     }
     context = _context(runtime, b"" if ca_bundle is None else _certificates(ca_bundle))
-    with (
-        engine.client(timeout_s=SLOW_TIMEOUT_S) as api,
-        engine.told(f"build the image {RUNNERS[runtime]}"),
-    ):
-        said = api.build(
-            fileobj=context,
-            custom_context=True,
-            tag=RUNNERS[runtime],
-            buildargs={name: value for name, value in arguments.items() if value},
-            labels={RUNNER: runtime, CONTENT: content(runtime), PROTOCOL: _PROTOCOL},
-            rm=True,
-            forcerm=True,
-            decode=True,
-        )
-        for line in _lines(said):
+    options = {
+        "fileobj": context,
+        "custom_context": True,
+        "tag": RUNNERS[runtime],
+        "buildargs": {name: value for name, value in arguments.items() if value},
+        "labels": {RUNNER: runtime, CONTENT: content(runtime), PROTOCOL: _PROTOCOL},
+        "rm": True,
+        "forcerm": True,
+        "decode": True,
+    }
+    with engine.client(timeout_s=SLOW_TIMEOUT_S) as api:
+        for line in _said(engine, api, options):
             progress(line)
-        return str(api.inspect_image(RUNNERS[runtime])["Id"])
+        with engine.told("look for an image"):
+            return str(api.inspect_image(RUNNERS[runtime])["Id"])
 
 
 def missing(engine: Engine, runtimes: Iterable[Runtime] = ("python", "node")) -> list[Missing]:
@@ -130,7 +128,7 @@ def _context(runtime: Runtime, certificates: bytes) -> io.BytesIO:
 
 
 def _file(runtime: Runtime, name: str) -> bytes:
-    return (files("teckochecker") / "runners" / runtime / name).read_bytes()
+    return (_RUNNERS_FOLDER / runtime / name).read_bytes()
 
 
 def _certificates(path: Path) -> bytes:
@@ -143,10 +141,11 @@ def _certificates(path: Path) -> bytes:
     return data if data.endswith(b"\n") else data + b"\n"
 
 
-def _lines(said: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """The engine's progress, without the bars of a pull; DockerError when the build fails."""
-    for event in said:
-        if "error" in event:
-            raise DockerError(f"The image couldn't be built: {event['error'].strip()}")
-        text = event.get("stream") or (event.get("status") if "progress" not in event else "")
-        yield from filter(None, (line.rstrip() for line in (text or "").splitlines()))
+def _said(engine: Engine, api: Any, options: dict[str, Any]) -> Iterator[str]:
+    """A build's progress, without the bars of a pull; DockerError when it fails."""
+    with engine.told(f"build the image {options['tag']}"):
+        for event in api.build(**options):
+            if "error" in event:
+                raise DockerError(f"The image couldn't be built: {event['error'].strip()}")
+            text = event.get("stream") or (event.get("status") if "progress" not in event else "")
+            yield from filter(None, (line.rstrip() for line in (text or "").splitlines()))

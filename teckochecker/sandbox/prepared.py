@@ -20,9 +20,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, Final
 
-from teckochecker.errors import Fault
-from teckochecker.sandbox.engine import DockerError, Engine, ImageMissing
-from teckochecker.sandbox.images import RUNNERS
+from teckochecker.errors import Fault, FolderError, OutsideError
+from teckochecker.sandbox.engine import Engine, ImageMissing
+from teckochecker.sandbox.images import RUNNER, RUNNERS
 from teckochecker.sandbox.runs import Ending, Program, Runs
 from teckochecker.sandbox.settings import INSTANCE, Runtime, Shape
 from teckochecker.sandbox.stream import Capture, End
@@ -64,8 +64,10 @@ Inspect = Callable[[Path, Path], object]
 """Reads the tar that an installer printed and writes its clean form; raises a TeckoError."""
 
 
-class InstallFailed(DockerError):
+class InstallFailed(OutsideError):
     """What a script depends on can't be installed; `answer` is the end of what was printed."""
+
+    code = 2005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +101,8 @@ class Prepared:
             return RUNNERS[needs.runtime]
         with self._engine.client() as api, self._engine.told("look for an image"):
             runner = str(api.inspect_image(RUNNERS[needs.runtime])["Id"])
-        text = repr((self._instance, runner, _INSTALL[needs.runtime], needs.dependencies))
+        files = [f"{path} {digest}" for path, digest in needs.dependencies]
+        text = "\n".join([self._instance, runner, _INSTALL[needs.runtime], *files])
         return f"teckochecker/prepared:{sha256(text.encode()).hexdigest()[:40]}"
 
     def prepare(self, needs: Needs, inspect: Inspect, checkpoint: Callable[[], None]) -> str:
@@ -114,22 +117,20 @@ class Prepared:
 
     def prune(self, keep: Collection[str]) -> int:
         """Removes this installation's prepared images but those named, used or young."""
-        from docker.errors import APIError
-
         oldest = (self._now() - YOUNG).timestamp()
         labels = [PREPARED, f"{INSTANCE}={self._instance}"]
         removed = 0
-        with self._engine.client() as api, self._engine.told("remove unused images"):
-            for found in api.images(filters={"label": labels}):
+        with self._engine.client() as api:
+            with self._engine.told("list its images"):
+                there = api.images(filters={"label": labels})
+            for found in there:
                 if found["Created"] > oldest or set(found["RepoTags"] or ()) & set(keep):
                     continue
-                try:
+                with self._engine.told("remove an image", unless=(404, 409)):  # gone; in use
                     api.remove_image(found["Id"])
                     removed += 1
-                except APIError as error:
-                    if error.status_code not in (404, 409):  # gone; used by a container
-                        raise
-            api.prune_images(filters={"dangling": True, "label": "teckochecker.runner"})
+            with self._engine.told("remove what builds left behind", unless=(409,)):
+                api.prune_images(filters={"dangling": True, "label": RUNNER})
         return removed
 
     def _there(self, image: str) -> bool:
@@ -223,7 +224,10 @@ class _File:
         self._file = file
 
     def take(self, data: bytes) -> None:
-        self._file.write(data)
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise FolderError(f"The installer's output can't be kept: {error}.") from error
 
 
 def _failure(ending: Ending) -> str | None:

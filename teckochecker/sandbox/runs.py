@@ -16,9 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypedDict
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from teckochecker.errors import InvalidInput
+import msgspec
+
+from teckochecker.domain import Value
+from teckochecker.errors import FolderError, InvalidInput
 from teckochecker.sandbox.container import Container, need_open_network, remove
 from teckochecker.sandbox.engine import SLOW_TIMEOUT_S, DockerError, Engine
 from teckochecker.sandbox.settings import DEADLINE, GUEST, INSTANCE, JOB, RUN, Shape, settings
@@ -50,6 +53,7 @@ class Ending:
     """How a program ended; the fields are those of RunResult."""
 
     end: End
+    startup_ms: int
     duration_ms: int
     exit_code: int | None = None
     script_ms: int | None = None
@@ -90,11 +94,12 @@ class Runs:
             checkpoint()
             with self._container(api, program.run_id, body) as container:
                 end = _watched(container, program, pieces, Frames(stdout, stderr), checkpoint)
-                told = stderr.pick(nonce.encode())
+                line = stderr.pick(nonce.encode())
                 ending = Ending(
                     end=end,
-                    duration_ms=int((time.monotonic() - begun) * 1000),
-                    **_report(end, told, container),
+                    startup_ms=_ms(container.started_at - begun),
+                    duration_ms=_ms(time.monotonic() - begun),
+                    **_told(end, line, container),
                 )
         return replace(ending, leftover=container.leftover)
 
@@ -162,6 +167,10 @@ class Runs:
         return over or labels.get(GUEST) != "1"
 
 
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
 def _watched(
     container: Container,
     program: Program,
@@ -172,17 +181,16 @@ def _watched(
     """Starts the container and reads what it says, to its end or ours."""
     with container.attached() as sock:
         container.start()
-        deadline = time.monotonic() + program.shape.limits.timeout_s
         try:
             end = exchange(
                 sock,
                 pieces,
                 frames,
-                deadline=deadline,
+                deadline=container.started_at + program.shape.limits.timeout_s,
                 max_bytes=program.max_output_bytes,
                 checkpoint=checkpoint,
             )
-        except ConnectionError as error:
+        except OSError as error:
             raise DockerError("The connection to the Docker engine broke.") from error
     if end is End.CLOSED:
         container.ended()
@@ -192,7 +200,8 @@ def _watched(
 def _pieces(program: Program, nonce: str) -> Iterator[bytes]:
     """The request line and the tar; InvalidInput when the line is too long."""
     script = program.script
-    length = len(script) if isinstance(script, bytes) else script.stat().st_size
+    with _readable(script):
+        length = len(script) if isinstance(script, bytes) else script.stat().st_size
     request = {
         "nonce": nonce,
         "argv": program.argv,
@@ -210,33 +219,50 @@ def _sent(line: bytes, script: bytes | Path) -> Iterator[bytes]:
     if isinstance(script, bytes):
         yield script
         return
-    with script.open("rb") as file:
+    with _readable(script), script.open("rb") as file:
         while piece := file.read(PIECE_BYTES):
             yield piece
 
 
-class _Told(TypedDict, total=False):
-    exit_code: int | None
-    script_ms: int | None
+@contextmanager
+def _readable(script: bytes | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FolderError(f"The script's file {script!s} can't be read: {error}.") from error
+
+
+class _Report(Value, frozen=True, kw_only=True):
+    """What the entry program tells."""
+
+    exit_code: int
+    script_ms: int
     peak_memory_bytes: int | None
-    oom_killed: bool
+    oom_kills: int | None
     error: str | None
 
 
-def _report(end: End, line: bytes | None, container: Container) -> _Told:
-    """What the entry program told; where it couldn't, what the engine knows."""
+def _told(end: End, line: bytes | None, container: Container) -> dict[str, Any]:
+    """Fields of an Ending: what the entry program told, else what the engine knows."""
     if end is not End.CLOSED:
         return {}
-    if line is None:
+    report = None if line is None else _report(line)
+    if report is None:
         code, oom_killed = container.fate()
         error = f"The script ended the program that watched it (exit code {code}): it must not."
         return {"exit_code": code, "oom_killed": oom_killed, "error": error}
-    told = json.loads(line)
-    error = told["error"] and f"The script could not be started: {told['error']}."
     return {
-        "exit_code": told["exit_code"],
-        "script_ms": told["script_ms"],
-        "peak_memory_bytes": told["peak_memory_bytes"],
-        "oom_killed": bool(told["oom_kills"]),
-        "error": error,
+        "exit_code": report.exit_code,
+        "script_ms": report.script_ms,
+        "peak_memory_bytes": report.peak_memory_bytes,
+        "oom_killed": bool(report.oom_kills),
+        "error": report.error and f"The script could not be started: {report.error}.",
     }
+
+
+def _report(line: bytes) -> _Report | None:
+    """None for what our entry program can't have written: a script may read its memory."""
+    try:
+        return msgspec.json.decode(line, type=_Report)
+    except msgspec.DecodeError:
+        return None
