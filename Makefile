@@ -12,7 +12,7 @@ help:
 	@echo "make test        lint, types and tests"
 	@echo "make lint        lint and types only"
 	@echo "make venv        the virtual environment, with the program in $(BIN)/teckochecker"
-	@echo "make benchmarks  measure what the README claims (about 15 minutes)"
+	@echo "make benchmarks  measure what the README claims (about half an hour)"
 
 venv: $(VENV)/ready
 

@@ -87,6 +87,7 @@ async def _pass(app: App, steps: trio.Nursery) -> float:
     except (StoreFull, StoreBusy) as error:
         store_failed(app, error)
         return STORE_PAUSE_S
+    app.pulse.last_pass_at = now
     if app.pulse.store_trouble:  # nothing new while results can't be written
         return STORE_PAUSE_S
     for work in agenda.checks:
@@ -95,7 +96,6 @@ async def _pass(app: App, steps: trio.Nursery) -> float:
     for due in agenda.deliveries:
         app.pulse.deliveries[due.id] = due.origin
         steps.start_soon(delivery_step, app, due)
-    app.pulse.last_pass_at = now
     app.metrics.scheduler_pass.observe(time.perf_counter() - begun)
     if agenda.passed_over:
         return 0.0

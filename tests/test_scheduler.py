@@ -1082,3 +1082,20 @@ async def test_health_sees_that_no_pass_comes_any_more(
     assert running.word == "ok"
     assert stalled.word == "failing"
     assert "the scheduler makes no progress" in stalled.reasons[0]
+
+
+async def test_a_full_disk_isnt_called_a_stalled_scheduler(
+    autojump_clock: MockClock, played: Stage
+) -> None:
+    """A restart, which is what a stalled one needs, wouldn't help."""
+    played.add(interval_s=600)
+    played.app = stumbling(played.app, "care", probe=[full()] * 100)
+
+    async with played.running(upkeep.run):
+        await trio.sleep(90)
+        found = health(played.app.pulse, played.now())
+        await trio.sleep(30)
+
+    assert found.word == "failing"
+    assert found.reasons == ("The disk is full.",)
+    assert health(played.app.pulse, played.now()).word == "ok"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TIMEOUT_S: Final = 120  # of one call; 50 containers that start at once queue up in the engine
 SLOW_TIMEOUT_S: Final = 900  # of a call that builds, unpacks or commits
 _FILTERED: Final = ("x86_64", "aarch64")  # the architectures that our filter was written for
-_REASON_CHARS: Final = 500
+_REASON_CHARS: Final = 300
 
 
 class DockerError(OutsideError):
@@ -151,7 +151,8 @@ class Engine:
             hint = "it gave no answer in time: look at its log and its load"
         else:
             hint = "start it (`systemctl start docker`), or say with DOCKER_HOST where it is"
-        return f"The Docker engine at {self.address} couldn't {doing}: {hint}."
+        reason = _reason(getattr(error, "strerror", None) or str(error))
+        return f"The Docker engine at {self.address} couldn't {doing} ({reason}): {hint}."
 
 
 def _reason(text: str) -> str:

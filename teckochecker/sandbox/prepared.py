@@ -18,15 +18,18 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from teckochecker.errors import Fault, FolderError, OutsideError
-from teckochecker.sandbox.engine import Engine, ImageMissing
+from teckochecker.sandbox.engine import Engine
 from teckochecker.sandbox.images import RUNNER, RUNNERS
 from teckochecker.sandbox.runs import Ending, Program, Runs
 from teckochecker.sandbox.settings import INSTANCE, Runtime, Shape
 from teckochecker.sandbox.stream import Capture, End
 from teckochecker.verdicts import Limits
+
+if TYPE_CHECKING:
+    from docker import APIClient
 
 PREPARED: Final = "teckochecker.prepared"  # label: the key
 INSTALL_TIMEOUT_S: Final = 600
@@ -97,22 +100,20 @@ class Prepared:
 
     def image(self, needs: Needs) -> str:
         """The name of the image that a script runs in, there or not."""
-        if not needs.installs:
-            return RUNNERS[needs.runtime]
-        with self._engine.client() as api, self._engine.told("look for an image"):
-            runner = str(api.inspect_image(RUNNERS[needs.runtime])["Id"])
-        files = [f"{path} {digest}" for path, digest in needs.dependencies]
-        text = "\n".join([self._instance, runner, _INSTALL[needs.runtime], *files])
-        return f"teckochecker/prepared:{sha256(text.encode()).hexdigest()[:40]}"
+        with self._engine.client() as api:
+            return self._image(api, needs)
 
     def prepare(self, needs: Needs, inspect: Inspect, checkpoint: Callable[[], None]) -> str:
         """The image that a script runs in, made if it isn't there; InstallFailed otherwise."""
-        image = self.image(needs)
-        if not needs.installs or self._there(image):
-            return image
-        with self._keys.held(image, checkpoint):
-            if not self._there(image):  # whoever held the key before may have made it
-                self._make(needs, image, inspect, checkpoint)
+        if not needs.installs:
+            return RUNNERS[needs.runtime]
+        with self._engine.client() as api:
+            image = self._image(api, needs)
+            if self._there(api, image):
+                return image
+            with self._keys.held(image, checkpoint):
+                if not self._there(api, image):  # whoever held the key before may have made it
+                    self._make(needs, image, inspect, checkpoint)
         return image
 
     def prune(self, keep: Collection[str]) -> int:
@@ -133,13 +134,20 @@ class Prepared:
                 api.prune_images(filters={"dangling": True, "label": RUNNER})
         return removed
 
-    def _there(self, image: str) -> bool:
-        try:
-            with self._engine.client() as api, self._engine.told("look for an image"):
-                api.inspect_image(image)
-        except ImageMissing:
-            return False
-        return True
+    def _image(self, api: APIClient, needs: Needs) -> str:
+        if not needs.installs:
+            return RUNNERS[needs.runtime]
+        with self._engine.told("look for an image"):
+            runner = str(api.inspect_image(RUNNERS[needs.runtime])["Id"])
+        files = [f"{path} {digest}" for path, digest in needs.dependencies]
+        text = "\n".join([self._instance, runner, _INSTALL[needs.runtime], *files])
+        return f"teckochecker/prepared:{sha256(text.encode()).hexdigest()[:40]}"
+
+    def _there(self, api: APIClient, image: str) -> bool:
+        with self._engine.told("look for an image", unless=(404,)):
+            api.inspect_image(image)
+            return True
+        return False
 
     def _make(
         self, needs: Needs, image: str, inspect: Inspect, checkpoint: Callable[[], None]
