@@ -173,7 +173,7 @@ class FakeSource:
         self.allowed_s = 20.0
 
     def parse(self, fields: Fields) -> Parsed:
-        raise NotImplementedError
+        raise AssertionError("these tests have no use for it")
 
     def show(self, doc: Document) -> dict[str, object]:
         return dict(doc)
@@ -192,10 +192,10 @@ class FakeSource:
         return self.script(doc, context)
 
     def trial_url(self, fields: Fields) -> str:
-        raise NotImplementedError
+        raise AssertionError("these tests have no use for it")
 
     def test(self, secret: Secret, doc: Document) -> str:
-        raise NotImplementedError
+        raise AssertionError("these tests have no use for it")
 
 
 class FakeAction:
@@ -217,7 +217,7 @@ class FakeAction:
         self.asked: list[datetime] = []
 
     def parse(self, fields: Fields) -> Parsed:
-        raise NotImplementedError
+        raise AssertionError("these tests have no use for it")
 
     def show(self, doc: Document) -> dict[str, object]:
         return dict(doc)
@@ -239,10 +239,10 @@ class FakeAction:
         return self.news(receipt)
 
     def trial_url(self, fields: Fields) -> str:
-        raise NotImplementedError
+        raise AssertionError("these tests have no use for it")
 
     def test(self, secret: Secret, doc: Document) -> str:
-        raise NotImplementedError
+        raise AssertionError("these tests have no use for it")
 
 
 class InlineLanes(Lanes):
