@@ -433,9 +433,9 @@ def other_openai() -> Iterator[OpenAI]:
 
 @asynccontextmanager
 async def crowd(
-    settings: Settings, count: int, *, base_url: str, due: datetime | None = None
+    settings: Settings, count: int, *, base_url: str, due: datetime
 ) -> AsyncIterator[App]:
-    """A program with `count` jobs of one origin that are due, and nothing started yet."""
+    """A program with `count` jobs of one origin that get due then, and nothing started yet."""
     app = assemble(settings)
     now = utc_now()
     app.store.secrets.replace_token(hashlib.sha256(TOKEN.encode()).digest(), now)
@@ -454,7 +454,7 @@ async def crowd(
                 source=Part(kind="openai", doc=fields, origin=base_url.removesuffix("/v1")),
                 secrets=(secret_ref("openai-prod"), secret_ref("keboola-prod", "keboola_secret")),
             ),
-            due or now,
+            due,
             now,
         )
     try:
@@ -473,8 +473,9 @@ async def test_200_hanging_checks_of_one_origin_delay_nobody_else(
     openai.instead("GET", "*", HANG, forever=True)
     other_openai.add("batch_*", "completed")
     settings = make_settings(MAX_CONCURRENT_REQUESTS=100, OPENAI_BASE_URL=openai.base_url)
+    due = utc_now() + timedelta(seconds=1)  # all at once, and not spread as overdue ones are
     async with (
-        crowd(settings, 200, base_url=openai.base_url) as app,
+        crowd(settings, 200, base_url=openai.base_url, due=due) as app,
         trio.open_nursery() as running,
     ):
         await running.start(scheduler.run, app)
@@ -514,6 +515,35 @@ async def test_500_jobs_due_at_once_are_all_polled_once(
         running.cancel_scope.cancel()
 
     assert set(Counter(request.path for request in openai.requests).values()) == {1}
+
+
+async def test_a_look_goes_on_past_the_jobs_of_a_crowded_origin(tmp_path: Path) -> None:
+    """More jobs of it are due, and longer, than one look takes."""
+    let_go = threading.Event()
+    polled: list[str] = []
+
+    def script(doc: Document, context: CheckContext) -> Finding:
+        (name,) = doc["batch_ids"]
+        polled.append(name)
+        if name.startswith("hung"):
+            let_go.wait(20)
+        return finding()
+
+    settings = plain_settings(tmp_path, MAX_CONCURRENT_REQUESTS=4)
+    with assembled(settings, source=FakeSource(script)) as app:
+        due = utc_now() + timedelta(seconds=0.5)
+        for name in (*(f"hung-{number}" for number in range(20)), "healthy"):
+            part = Part(kind="openai", doc={"batch_ids": [name]}, origin=name.split("-")[0])
+            app.store.jobs.add(draft(name=name, interval_s=3600, source=part), due, due)
+            due += timedelta(milliseconds=1)
+        async with trio.open_nursery() as running:
+            await running.start(scheduler.run, app)
+            with trio.fail_after(0.5 + SOON_S):
+                while "healthy" not in polled:
+                    await trio.sleep(0.01)
+            assert len(polled) == app.lanes.share(Lane.NETWORK) + 1
+            let_go.set()
+            running.cancel_scope.cancel()
 
 
 async def test_a_job_starts_as_soon_as_a_given_up_thread_ends(tmp_path: Path) -> None:

@@ -520,6 +520,31 @@ def failing_until(tries: list[float], count: int) -> Callable[[Event, DeliveryCo
     return script
 
 
+async def test_an_attempt_that_a_kill_cut_off_is_looked_for_at_once(
+    autojump_clock: MockClock, played: Stage
+) -> None:
+    played.checks(every(success()))
+    played.action.script = raising(failing(Fault.TRANSIENT))
+    job_id = played.add()
+    await played.play(0.5)
+    delivery = only_delivery(played.app.store, job_id)
+    await trio.sleep(10)
+    assert played.app.store.deliveries.begin(delivery.id, played.now()) is not None
+    doubts: list[Doubt] = []
+
+    def script(event: Event, context: DeliveryContext) -> Sent:
+        doubts.append(context.doubt)
+        return sent(found=True)
+
+    played.action.script = script
+    await played.play(0.5)
+
+    assert doubts == [Doubt.LOOK]
+    assert played.job(job_id).status is Status.COMPLETED
+    views, _ = played.app.store.deliveries.page(job_id, ALL)
+    assert [one.outcome for one in views[0].attempts] == ["failed", "unknown", "found"]
+
+
 # A wall clock that is moved
 
 
@@ -551,6 +576,25 @@ async def test_polling_goes_on_after_the_wall_clock_was_set_forward(
 
     assert len(played.polls()) in (20, 21, 22)
     assert max(gaps(played.polls())) <= 60 + 30 + 1
+
+
+async def test_what_a_clock_set_forward_makes_overdue_comes_spread(
+    autojump_clock: MockClock, played: Stage
+) -> None:
+    for number in range(40):
+        played.add(f"job-{number}", interval_s=600, due_s=number)
+
+    async with played.running():
+        await trio.sleep(60)
+        played.calls.clear()
+        played.clock.moved = timedelta(hours=1)
+        await trio.sleep(40)
+
+    begun = min(at for _, at in played.calls)
+    late = [at - begun for _, at in played.calls]
+    assert len(late) == 40
+    assert 1.5 < max(late) <= 2.0
+    assert max(gaps(sorted(late))) < 0.5
 
 
 async def test_a_clock_that_goes_forth_and_back_leaves_no_job_behind(
@@ -587,6 +631,22 @@ async def test_a_waiting_delivery_goes_on_after_the_wall_clock_was_set_back(
     assert played.job(job_id).status is Status.COMPLETED
 
 
+async def test_a_started_job_is_followed_on_after_the_wall_clock_was_set_back(
+    autojump_clock: MockClock, played: Stage
+) -> None:
+    played.checks(every(success()))
+    played.action.script = lambda event, context: sent("1001", follow_up=True)
+    played.add()
+
+    async with played.running():
+        await trio.sleep(100)
+        known = len(played.action.asked)
+        played.clock.moved = timedelta(days=-1)
+        await trio.sleep(200)
+
+    assert len(played.action.asked) >= known + 3
+
+
 async def test_a_hold_doesnt_outlive_a_wall_clock_that_was_set_back(
     autojump_clock: MockClock, played: Stage
 ) -> None:
@@ -596,9 +656,13 @@ async def test_a_hold_doesnt_outlive_a_wall_clock_that_was_set_back(
     async with played.running():
         await trio.sleep(100)
         played.clock.moved = timedelta(days=-1)
-        await trio.sleep(300)
+        await trio.sleep(60)
+        played.add("new", due_s=-DAY)
+        played.app.wake.poke()
+        await trio.sleep(240)
 
     assert 300 <= played.polls()[1] <= 335
+    assert 300 <= played.polls("new")[0] <= 335
 
 
 async def test_a_clock_that_was_set_back_while_nothing_ran_leaves_no_job_behind(
@@ -714,6 +778,21 @@ async def test_a_paused_delivery_waits_and_a_resumed_one_goes_on(
 
     assert tries[1] == pytest.approx(HOUR + 0.5, abs=0.1)
     assert played.job(job_id).status is Status.COMPLETED
+
+
+async def test_a_pause_that_lands_between_the_look_and_the_sending_wins(
+    autojump_clock: MockClock, played: Stage
+) -> None:
+    played.checks(every(success()))
+    played.action.script = raising(failing())
+    job_id = played.add()
+    await played.play(0.5)
+    played.change(job_id, lambda job, held, now: lifecycle.paused(job, now))
+    await trio.sleep(10)
+    delivery = only_delivery(played.app.store, job_id)
+
+    assert played.app.store.deliveries.begin(delivery.id, played.now()) is None
+    assert only_delivery(played.app.store, job_id) == delivery
 
 
 async def test_a_trigger_tries_a_waiting_delivery_now(
