@@ -12,7 +12,6 @@ import select
 import shutil
 import signal
 import socket
-import sqlite3
 import stat
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 import structlog
 
@@ -548,10 +548,18 @@ def test_another_key_than_the_databases_is_exit_78(stocked: Shell) -> None:
         assert OTHER_KEY not in done.err
 
 
-def test_a_database_of_a_newer_program_is_exit_78(sh: Shell) -> None:
-    database = sqlite3.connect(sh.machine.home / "teckochecker.db")
-    database.execute("PRAGMA user_version = 999")
+def altered(sh: Shell, sql: str) -> None:
+    """What somebody does to the database from outside.
+
+    With the program's own library: two SQLites in one process drop each other's locks.
+    """
+    database = apsw.Connection(str(sh.machine.home / "teckochecker.db"))
+    database.execute(sql)
     database.close()
+
+
+def test_a_database_of_a_newer_program_is_exit_78(sh: Shell) -> None:
+    altered(sh, "PRAGMA user_version = 999")
     done = sh("job", "list")
     assert done.code == 78
     assert "schema 999" in done.err
@@ -759,10 +767,7 @@ def test_rotate_key_hands_out_a_key_that_is_kept_elsewhere(bare: Shell) -> None:
 
 
 def test_rotate_key_changes_nothing_when_a_secret_cannot_be_opened(stocked: Shell) -> None:
-    database = sqlite3.connect(stocked.machine.home / "teckochecker.db")
-    with database:
-        database.execute("UPDATE secrets SET type = 'generic' WHERE name = 'openai-prod'")
-    database.close()
+    altered(stocked, "UPDATE secrets SET type = 'generic' WHERE name = 'openai-prod'")
     before = stocked.machine.settings_file.read_bytes()
     done = stocked("secret", "rotate-key")
     assert done.code == 78
@@ -945,10 +950,7 @@ def test_json_is_the_apis_bytes(stocked: Shell) -> None:
 
 def test_what_would_steer_a_terminal_is_replaced(stocked: Shell) -> None:
     stocked.good("job", "create", "--name=nightly", *JOB)
-    database = sqlite3.connect(stocked.machine.home / "teckochecker.db")
-    with database:
-        database.execute("UPDATE logs SET message = 'a\x1b]0;evil\x07b[red]c'")
-    database.close()
+    altered(stocked, "UPDATE logs SET message = 'a\x1b]0;evil\x07b[red]c'")
     assert "a\ufffd]0;evil\ufffdb[red]c" in stocked.good("job", "logs", "1").out
 
 

@@ -25,8 +25,9 @@ from tests.parts import SECRET_KEY
 from tests.serving import exchange, raw, status_of
 
 DIES = """
-import sqlite3, sys
+import sys
 from pathlib import Path
+import apsw  # never two SQLite libraries in one process: the one drops the other's locks
 from teckochecker import daemon
 from teckochecker.config import Settings
 
@@ -34,8 +35,9 @@ home = Path(sys.argv[1])
 env = {"SECRET_KEY": sys.argv[2], "API_PORT": "0", "LOG_FILE": "-"}
 
 def announce(url):
-    with sqlite3.connect(home / "teckochecker.db") as other:
-        other.execute("DROP TABLE deliveries")
+    other = apsw.Connection(str(home / "teckochecker.db"))
+    other.execute("DROP TABLE deliveries")
+    other.close()
 
 daemon.run(Settings.from_env(env, home), announce)
 """

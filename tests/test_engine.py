@@ -24,8 +24,10 @@ from teckochecker.config import Settings
 from teckochecker.domain import Document, Finding, Part, SecretType
 from teckochecker.lanes import Lane
 from teckochecker.simulators import (
+    DROP,
     HANG,
     Afterwards,
+    Answer,
     Batch,
     Keboola,
     OpenAI,
@@ -535,7 +537,6 @@ async def test_a_look_goes_on_past_the_jobs_of_a_crowded_origin(tmp_path: Path) 
         for name in (*(f"hung-{number}" for number in range(20)), "healthy"):
             part = Part(kind="openai", doc={"batch_ids": [name]}, origin=name.split("-")[0])
             app.store.jobs.add(draft(name=name, interval_s=3600, source=part), due, due)
-            due += timedelta(milliseconds=1)
         async with trio.open_nursery() as running:
             await running.start(scheduler.run, app)
             with trio.fail_after(0.5 + SOON_S):
@@ -653,3 +654,30 @@ async def test_an_unknown_outcome_is_found_and_not_started_twice(
     assert [one["outcome"] for one in delivery["attempts"]] == ["unknown", "found"]
     assert len(keboola.asked("POST", "/jobs")) == len(keboola.jobs) == 1
     assert done["keboola_job"]["id"] == keboola.jobs[0]["id"]
+
+
+async def test_what_cant_be_decided_is_left_to_people(
+    job: Engine, openai: OpenAI, keboola: Keboola
+) -> None:
+    openai.add("batch_a", "completed")
+    keboola.instead("POST", "/jobs", DROP)
+    keboola.instead("GET", "/search/jobs", Answer(content=[{"id": "1001", "status": "waiting"}]))
+    await job.add()
+    found = await job.until(status="failed")
+    assert "delivery unconfirmed" in found["status_reason"]
+    assert len(keboola.asked("POST", "/jobs")) == 1
+    health = await eventually(
+        job.api, "/api/health", lambda document: document["status"] == "degraded"
+    )
+    assert "unconfirmed" in health["reasons"][0]
+
+    delivery = await job.delivery()
+    await job.api("POST", f"/api/deliveries/{delivery['id']}/redeliver")
+
+    await job.until(status="completed")
+    assert [one["outcome"] for one in (await job.delivery())["attempts"]] == [
+        "unknown",
+        "unconfirmed",
+        "delivered",
+    ]
+    assert len(keboola.jobs) == 1
