@@ -5,12 +5,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= auto
 
-.PHONY: help venv demo test lint format benchmarks clean
+.PHONY: help venv demo test lint format binary benchmarks clean
 
 help:
 	@echo "make demo        watch a real daemon poll batches and start jobs (about 20 s)"
 	@echo "make test        lint, types and tests"
 	@echo "make lint        lint and types only"
+	@echo "make binary      dist/teckochecker, the whole program in one file"
 	@echo "make venv        the virtual environment, with the program in $(BIN)/teckochecker"
 	@echo "make benchmarks  measure what the README claims (about half an hour)"
 
@@ -37,6 +38,12 @@ lint: venv
 format: venv
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The settings make two builds of the same sources alike.
+binary: venv
+	PYTHONHASHSEED=0 SOURCE_DATE_EPOCH=946684800 $(BIN)/python -m PyInstaller --noconfirm \
+	  --log-level ERROR --workpath build/pyinstaller --distpath build teckochecker.spec
+	$(BIN)/python deploy/executable/pack.py build/teckochecker dist/teckochecker
 
 benchmarks: venv
 	$(BIN)/python -m tests.benchmarks

@@ -6,10 +6,15 @@ it holds the lock of the data, since migrations may run.
 
 from __future__ import annotations
 
+import os
 import random
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Final
 
 import trio
 
@@ -20,11 +25,17 @@ from teckochecker.http import Http
 from teckochecker.lanes import DELIVERY_TOKENS, Lane, Lanes
 from teckochecker.outbox import LOOK_PAUSE_S, delivery_waits_s
 from teckochecker.pulse import Pulse, Wake
-from teckochecker.sources import SOURCES, Source
+from teckochecker.sandbox import Sandbox
+from teckochecker.scripts.archive import inspect
+from teckochecker.scripts.git import Access
+from teckochecker.sources import SOURCES, Source, Tools
 from teckochecker.store import Store
 from teckochecker.telemetry import Metrics, Redaction
 from teckochecker.validation import JobRules
 from teckochecker.vault import Vault, new_salt, refuse_weak_key
+
+MIN_CUSTOM_INTERVAL_S: Final = 10  # of custom checks, wider where the settings are wider
+MAX_CUSTOM_INTERVAL_S: Final = 86400
 
 
 def utc_now() -> datetime:
@@ -40,10 +51,12 @@ class App:
     store: Store
     vault: Vault
     http: Http
+    sandbox: Sandbox
     lanes: Lanes
     sources: Mapping[str, Source]
     actions: Mapping[str, Action]
     rules: JobRules
+    custom_rules: JobRules
     waits_s: tuple[int, ...]
     look_pause_s: float = LOOK_PAUSE_S
     metrics: Metrics
@@ -81,6 +94,22 @@ def assemble(
 
     allowed = settings.allowed_private_hosts
     http = Http(allowed, max_connections=settings.max_concurrent_requests + DELIVERY_TOKENS)
+    sandbox = Sandbox(settings.docker, instance_of(store), now)
+    lanes = lanes or Lanes(
+        network=settings.max_concurrent_requests,
+        sandbox=settings.max_concurrent_checks,
+        observe=observe,
+    )
+    tools = Tools(
+        http=http,
+        allowed=allowed,
+        openai_base_url=settings.openai_base_url,
+        sandbox=sandbox,
+        shelf=settings.scripts,
+        access=lambda: Access(allowed=allowed, own=http.own, ca_bundle=settings.git_ca_bundle),
+        inspect=partial(_inspected, lanes),
+        cpus=os.cpu_count() or 1,
+    )
     return App(
         settings=settings,
         now=now,
@@ -88,15 +117,18 @@ def assemble(
         store=store,
         vault=vault,
         http=http,
-        lanes=lanes or Lanes(network=settings.max_concurrent_requests, observe=observe),
-        sources={
-            kind: source(http, allowed, settings.openai_base_url)
-            for kind, source in SOURCES.items()
-        },
+        sandbox=sandbox,
+        lanes=lanes,
+        sources={kind: source(tools) for kind, source in SOURCES.items()},
         actions={kind: action(http, allowed) for kind, action in ACTIONS.items()},
         rules=JobRules(
             min_interval_s=settings.min_poll_interval_s,
             max_interval_s=settings.max_poll_interval_s,
+            default_interval_s=settings.default_poll_interval_s,
+        ),
+        custom_rules=JobRules(
+            min_interval_s=min(MIN_CUSTOM_INTERVAL_S, settings.min_poll_interval_s),
+            max_interval_s=max(MAX_CUSTOM_INTERVAL_S, settings.max_poll_interval_s),
             default_interval_s=settings.default_poll_interval_s,
         ),
         waits_s=delivery_waits_s(settings.max_retries, settings.retry_delay_s),
@@ -104,6 +136,19 @@ def assemble(
         redaction=Redaction(),
         pulse=Pulse.begun(now()),
     )
+
+
+def instance_of(store: Store) -> str:
+    """What marks this installation's containers and images on the engine."""
+    meta = store.care.meta()
+    if "instance" not in meta:
+        meta = {"instance": secrets.token_hex(8)}
+        store.care.set_meta(meta)
+    return meta["instance"]
+
+
+def _inspected(lanes: Lanes, printed: Path, clean: Path) -> None:
+    lanes.archive_from_thread(partial(inspect, printed, clean))
 
 
 def open_vault(store: Store, key: Secret, old_key: Secret | None) -> Vault:

@@ -78,12 +78,18 @@ SETTINGS: Final = (
     Setting("ALLOWED_PRIVATE_HOSTS", "", Allowed.parse, "Private hosts that jobs may call."),
     Setting("OPENAI_BASE_URL", DEFAULT_OPENAI_BASE_URL, str, "Where batches are asked for."),
     Setting("MAX_CONCURRENT_REQUESTS", "100", _integer(1, 500), "HTTP checks at the same time."),
+    Setting("MAX_CONCURRENT_CHECKS", "50", _integer(1, 500), "Containers at the same time."),
+    Setting("DOCKER_HOST", "", str, "The Docker engine; unix:///var/run/docker.sock if blank."),
+    Setting("DOCKER_TLS_VERIFY", "", str, "Not blank: the engine must show a certificate."),
+    Setting("DOCKER_CERT_PATH", "", str, "Folder with ca.pem, cert.pem and key.pem for it."),
+    Setting("GIT_CA_BUNDLE", "", str, "PEM file of authorities that git trusts, if not its own."),
     Setting("LOG_RETENTION_DAYS", "30", _integer(1, 3650), "Days that job logs are kept."),
     Setting("LOG_MAX_PER_JOB", "10000", _integer(10, 1000000), "Log entries kept per job."),
     Setting("DRAIN_SECONDS", "25", _integer(0, 3600), "Time for work in flight at a stop."),
     Setting("LOG_LEVEL", "INFO", _level, "DEBUG, INFO, WARNING or ERROR."),
     Setting("LOG_FILE", "teckochecker.log", str, "In the home; '-' writes none."),
 )
+_DOCKER: Final = ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
 NAMES: Final = frozenset(setting.name for setting in SETTINGS)
 
 
@@ -106,6 +112,9 @@ class Settings:
     allowed_private_hosts: Allowed
     openai_base_url: str
     max_concurrent_requests: int
+    max_concurrent_checks: int
+    docker: Mapping[str, str]
+    git_ca_bundle: Path | None
     log_retention_days: int
     log_max_per_job: int
     drain_s: int
@@ -137,12 +146,21 @@ class Settings:
             allowed_private_hosts=values["ALLOWED_PRIVATE_HOSTS"],
             openai_base_url=values["OPENAI_BASE_URL"],
             max_concurrent_requests=values["MAX_CONCURRENT_REQUESTS"],
+            max_concurrent_checks=values["MAX_CONCURRENT_CHECKS"],
+            docker={name: values[name] for name in _DOCKER if values[name]},
+            git_ca_bundle=home / bundle if (bundle := values["GIT_CA_BUNDLE"]) else None,
             log_retention_days=values["LOG_RETENTION_DAYS"],
             log_max_per_job=values["LOG_MAX_PER_JOB"],
             drain_s=values["DRAIN_SECONDS"],
             log_level=values["LOG_LEVEL"],
             log_file=None if log_file == "-" else home / log_file,
         )
+
+
+    @property
+    def scripts(self) -> Path:
+        """The folder of the scripts of custom checks."""
+        return self.home / "scripts"
 
 
 @dataclass(frozen=True, slots=True)

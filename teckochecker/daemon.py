@@ -25,6 +25,7 @@ from teckochecker.app import App, assemble
 from teckochecker.config import Settings
 from teckochecker.errors import AlreadyRunning, ConfigError, TeckoError
 from teckochecker.lock import DataLock
+from teckochecker.notify import SILENT, Notifier
 from teckochecker.telemetry import configure_logging
 from teckochecker.web import create_web
 
@@ -37,8 +38,10 @@ BACKLOG: Final = 512
 Announce = Callable[[str], None]
 
 
-def run(settings: Settings, announce: Announce) -> None:
+def run(settings: Settings, announce: Announce, notifier: Notifier = SILENT) -> None:
     """Serve until stopped; `announce` hears the address once jobs run and requests are served.
+
+    So does `notifier`, the service manager, which then goes on hearing how the daemon is.
 
     Raises AlreadyRunning for a second daemon or a taken port, ConfigError for settings, key
     or database that don't fit, FolderError where nothing can be written.
@@ -50,7 +53,7 @@ def run(settings: Settings, announce: Announce) -> None:
             app = assemble(settings)
             try:
                 configure_logging(app.redaction, level=settings.log_level, file=settings.log_file)
-                trio.run(serve_app, app, listener, lock, announce)
+                trio.run(serve_app, app, listener, lock, announce, notifier)
             except BaseExceptionGroup as group:
                 raise _reason(group) from group
             finally:
@@ -59,7 +62,13 @@ def run(settings: Settings, announce: Announce) -> None:
         lock.release()
 
 
-async def serve_app(app: App, listener: socket.socket, lock: DataLock, announce: Announce) -> None:
+async def serve_app(
+    app: App,
+    listener: socket.socket,
+    lock: DataLock,
+    announce: Announce,
+    notifier: Notifier = SILENT,
+) -> None:
     """The nursery tree; returns after a stop, raises when a long-lived task dies.
 
     Upkeep and signals outlive scheduler and server, so that a drain is still watched over.
@@ -68,13 +77,15 @@ async def serve_app(app: App, listener: socket.socket, lock: DataLock, announce:
     app.http.listening_on([listener.getsockname()[:2]])
     async with trio.open_nursery() as root:
         root.start_soon(_signals, app)
-        await root.start(upkeep.run, app)
+        root.start_soon(_tell_stopping, app, notifier)
+        await root.start(upkeep.run, app, notifier)
         async with trio.open_nursery() as work:
             await work.start(scheduler.run, app)
             await work.start(partial(_serve, app, listener))
             lock.tell(url)
             log.info("daemon.started", url=url, home=str(app.settings.home))
             announce(url)
+            notifier.ready(url)
         root.cancel_scope.cancel()
     log.info("daemon.stopped")
 
@@ -108,6 +119,11 @@ async def _signals(app: App) -> None:
                 os._exit(1)
             log.info("daemon.stopping", signal=signal.Signals(number).name)
             stop(app)
+
+
+async def _tell_stopping(app: App, notifier: Notifier) -> None:
+    await app.stop.wait()
+    notifier.stopping(app.settings.drain_s + 2 * OVERTIME_S)
 
 
 def _reason(group: BaseExceptionGroup[BaseException]) -> BaseException:

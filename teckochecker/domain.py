@@ -49,6 +49,7 @@ class Status(StrEnum):
     FAILED = "failed"
 
 
+SANDBOXED = "script"  # the kind of source whose checks run in containers
 ENDED = frozenset({Status.COMPLETED, Status.FAILED})
 OPEN = frozenset(Status) - ENDED
 
@@ -161,7 +162,10 @@ class Part(Value, frozen=True, kw_only=True):
 
 
 class JobDraft(Value, frozen=True, kw_only=True):
-    """A job as somebody asks for it, checked but not yet stored."""
+    """A job as somebody asks for it, checked but not yet stored.
+
+    `max_errors` ERROR verdicts in a row make it fail, None never.
+    """
 
     kind: Kind
     name: str
@@ -170,12 +174,14 @@ class JobDraft(Value, frozen=True, kw_only=True):
     source: Part
     actions: tuple[Part, ...]
     secrets: tuple[SecretRef, ...]
+    max_errors: int | None = None
 
 
 class Job(Value, frozen=True, kw_only=True):
     """A stored job.
 
     `revision` counts changes of the source: a finding of an older one is stale.
+    `source_state` is what the source keeps for itself between checks, such as where a script is.
     `errors` counts ERROR verdicts in a row, `strikes` those that no waiting will heal.
     `event_id` names the outcome that is, or was, delivered.
     """
@@ -200,16 +206,29 @@ class Job(Value, frozen=True, kw_only=True):
     event_id: str | None
     created_at: datetime
     completed_at: datetime | None
+    max_errors: int | None = None
+    source_state: Document | None = None
 
     @property
     def delivering(self) -> bool:
         return self.status in OPEN and self.event_id is not None
 
 
+class Execution(Value, frozen=True, kw_only=True):
+    """How a script's run ended, for the log; the ends of both streams are masked."""
+
+    exit_code: int | None = None
+    peak_memory_bytes: int | None = None
+    stdout: str = ""
+    stderr: str = ""
+    output: Document | None = None  # the verdict as the script said it
+    startup_ms: int | None = None  # what the engine took to start the container
+
+
 class Finding(Value, frozen=True, kw_only=True):
     """What one check found.
 
-    `data` replaces what was known before; None keeps it. `fault` is set on ERROR only.
+    `data` and `state` replace what was known before; None keeps it. `fault` is set on ERROR only.
     `warnings` are sentences for the log that change nothing else.
     """
 
@@ -220,6 +239,8 @@ class Finding(Value, frozen=True, kw_only=True):
     retry_after_s: float | None = None
     warnings: tuple[str, ...] = ()
     detail: str | None = None  # a traceback, or what the other side said
+    state: Document | None = None
+    execution: Execution | None = None
 
 
 class SecretOpened(Value, frozen=True, kw_only=True):
@@ -239,6 +260,7 @@ class Entry(Value, frozen=True, kw_only=True):
     duration_ms: int | None = None
     detail: str | None = None
     opened: tuple[SecretOpened, ...] = ()
+    execution: Execution | None = None
 
 
 class LogRow(Value, frozen=True, kw_only=True):
@@ -252,6 +274,7 @@ class LogRow(Value, frozen=True, kw_only=True):
     execution_time_ms: int | None
     detail: str | None
     secrets_opened: list[Document]
+    execution: Execution
 
 
 class Event(Value, frozen=True, kw_only=True):
@@ -265,6 +288,7 @@ class Event(Value, frozen=True, kw_only=True):
     data: Document
     occurred_at: datetime
     execution_time_ms: int
+    job_kind: Kind = Kind.POLLING
 
 
 class DeliveryState(StrEnum):

@@ -21,6 +21,7 @@ from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import Any
 
+import httpcore
 import httpx
 import msgspec
 
@@ -28,20 +29,19 @@ from teckochecker import __version__, addresses
 from teckochecker.addresses import Allowed, endpoint
 from teckochecker.domain import MAX_ANSWER_BYTES, Value
 from teckochecker.errors import Fault, HttpError
-from teckochecker.network import CheckedNetwork, Exchange, Resolve, tls_context
+from teckochecker.network import CheckedNetwork, Connections, Exchange, Resolve, tls_context
 
 MAX_BYTES = 64 * 1024  # of an answer; a status document has 2 KiB
 MIN_WAIT_S, MAX_WAIT_S = 1.0, 3600.0
-
-# httpcore's pool is quadratic: one at 150 threads makes 85 requests a second, eight make 530.
-_POOLS = 8
 # Less than the 5 s after which Node, uvicorn and Apache close: a POST never meets a dead one.
-_KEEPALIVE_S = 4.0
+KEPT_S = 4.0
+
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _OUR_HEADERS = {"user-agent": f"TeckoChecker/{__version__}", "accept-encoding": "identity"}
 # h11's complaint about a wrong one isn't caught by httpx, and both at once smuggle requests.
 _FRAMING = frozenset({"content-length", "transfer-encoding"})
-_REPEATABLE = frozenset({"GET", "HEAD"})
+_REPEATABLE = frozenset({b"GET", b"HEAD"})
+_FAILURES = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError)
 _COMPRESSED = frozenset({"gzip", "x-gzip", "deflate"})
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -126,9 +126,9 @@ def _aware(instant: datetime) -> datetime:
 class Http:
     """Calls other machines, for many threads at once; owns its connections until `close`.
 
-    Each of the eight pools opens at most `max_connections`: give it the number of threads
-    that may call at once, so that none waits for another. Nothing is loaded before the first
-    call, and `tls` is asked for its context once.
+    At most `max_connections` are open: give it the number of threads that may call at once,
+    so that none waits for another. An idle one is kept for `kept_s`. Nothing is loaded before
+    the first call, and `tls` is asked for its context once.
     """
 
     def __init__(
@@ -138,26 +138,28 @@ class Http:
         max_connections: int,
         resolve: Resolve = socket.getaddrinfo,
         tls: Callable[[], ssl.SSLContext] = tls_context,
+        kept_s: float = KEPT_S,
     ) -> None:
         self._exchange = Exchange()
         self._network = CheckedNetwork(allowed, resolve, self._exchange)
-        self._limits = httpx.Limits(
-            max_connections=max_connections,
-            max_keepalive_connections=max_connections,
-            keepalive_expiry=_KEEPALIVE_S,
-        )
+        self._max_connections = max_connections
         self._tls = tls
+        self._kept_s = kept_s
         self._opening = threading.Lock()
-        self._context: ssl.SSLContext
-        self._pools: tuple[httpx.HTTPTransport, ...] = ()
+        self._connections: Connections | None = None
 
     def listening_on(self, own: Collection[tuple[str, int]]) -> None:
         """Refuse calls to these (address, port) pairs from now on: they are our own."""
         self._network.own = tuple(own)
 
+    @property
+    def own(self) -> tuple[tuple[str, int], ...]:
+        """The (address, port) pairs that we listen on."""
+        return self._network.own
+
     def close(self) -> None:
-        for pool in self._pools:
-            pool.close()
+        if self._connections is not None:
+            self._connections.close()
 
     def request(
         self,
@@ -181,53 +183,50 @@ class Http:
         """
         request = _built(method, url, headers, params, content)
         self._exchange.begin(timeout_s)
-        limits = httpx.Timeout(timeout_s, connect=connect_timeout_s)
-        request.extensions["timeout"] = limits.as_dict()
+        sent = _as_sent(request, connect_timeout_s)
         try:
-            return self._sent(request, pool_key, max_bytes)
-        except httpx.TransportError as error:
+            return self._sent(sent, f"{sent.url.origin} {pool_key}", max_bytes)
+        except _FAILURES as error:
             raise _failure(error, self._exchange, _where(request.url)) from error
 
-    def _sent(self, request: httpx.Request, pool_key: str, max_bytes: int) -> Reply:
-        key = f"{request.url.scheme} {_where(request.url)} {pool_key}"
+    def _sent(self, request: httpcore.Request, key: str, max_bytes: int) -> Reply:
         try:
-            return self._exchanged(self._pool(zlib.crc32(key.encode())), request, max_bytes)
-        except (httpx.NetworkError, httpx.RemoteProtocolError):
+            return self._exchanged(request, key, max_bytes)
+        except (httpcore.NetworkError, httpcore.RemoteProtocolError):
             if request.method not in _REPEATABLE or not self._exchange.met_dead_connection():
                 raise
-        # A pool of its own, since the other idle connections are probably dead as well.
-        with self._opened() as fresh:
-            return self._exchanged(fresh, request, max_bytes)
+        # On a new one, since the other idle connections are probably dead as well.
+        return self._exchanged(request, key, max_bytes, fresh=True)
 
     def _exchanged(
-        self, pool: httpx.HTTPTransport, request: httpx.Request, max_bytes: int
+        self, request: httpcore.Request, key: str, max_bytes: int, *, fresh: bool = False
     ) -> Reply:
-        with contextlib.closing(pool.handle_request(request)) as response:
-            self._exchange.status_code = response.status_code
-            body = _body(response, max_bytes + 1)
+        with (
+            self._opened().connection(request.url.origin, key, fresh=fresh) as connection,
+            contextlib.closing(connection.handle_request(request)) as response,
+        ):
+            self._exchange.status_code = response.status
+            headers = dict(httpx.Headers(response.headers).items())
+            body = _body(response, headers.get("content-encoding", ""), max_bytes + 1)
         return Reply(
-            status_code=response.status_code,
-            headers=dict(response.headers.items()),
+            status_code=response.status,
+            headers=headers,
             body=body[:max_bytes],
             truncated=len(body) > max_bytes,
             duration_ms=self._exchange.duration_ms(),
         )
 
-    def _pool(self, number: int) -> httpx.HTTPTransport:
+    def _opened(self) -> Connections:
         with self._opening:
-            if not self._pools:
-                self._context = self._tls()
-                self._pools = tuple(self._opened() for _ in range(_POOLS))
-        return self._pools[number % _POOLS]
-
-    def _opened(self) -> httpx.HTTPTransport:
-        """A pool; not an `httpx.Client`, which keeps cookies, prepares redirects and logs URLs."""
-        opened = httpx.HTTPTransport(verify=self._context, trust_env=False, limits=self._limits)
-        if not hasattr(opened._pool, "_network_backend"):
-            message = "this httpx can't be kept from private addresses: install httpx 0.28"
-            raise HttpError(message, Fault.INTERNAL)
-        opened._pool._network_backend = self._network
-        return opened
+            if self._connections is None:
+                self._connections = Connections(
+                    self._network,
+                    self._exchange,
+                    self._tls(),
+                    most=self._max_connections,
+                    kept_s=self._kept_s,
+                )
+            return self._connections
 
 
 def _built(
@@ -253,6 +252,21 @@ def _built(
     return request
 
 
+def _as_sent(request: httpx.Request, connect_timeout_s: float) -> httpcore.Request:
+    return httpcore.Request(
+        request.method,
+        httpcore.URL(
+            scheme=request.url.raw_scheme,
+            host=request.url.raw_host,
+            port=request.url.port,
+            target=request.url.raw_path,
+        ),
+        headers=request.headers.raw,
+        content=request.content,
+        extensions={"timeout": {"connect": connect_timeout_s}},  # the exchange bounds the rest
+    )
+
+
 def _checked(headers: Mapping[str, str]) -> Mapping[str, str]:
     """Refuse what h11 would refuse: its complaint quotes the value, which may hold a secret."""
     for name, value in headers.items():
@@ -274,17 +288,17 @@ def _where(url: httpx.URL) -> str:
     return endpoint(url.raw_host.decode("ascii"), _port(url))
 
 
-def _body(response: httpx.Response, enough: int) -> bytes:
+def _body(response: httpcore.Response, encoding: str, enough: int) -> bytes:
     """Read and decompress until the end, or until there is `enough`, at least 1.
 
     Not by httpx, which decompresses each 64 KiB whole, to 64 MiB, and again if that is said to
     be compressed, too. What is broken, or compressed otherwise, is left to whoever reads it:
     the answer as such has come.
     """
-    encoding = response.headers.get("content-encoding", "").strip().lower()
-    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32) if encoding in _COMPRESSED else None
+    compressed = encoding.strip().lower() in _COMPRESSED
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32) if compressed else None
     body = bytearray()
-    for chunk in response.iter_raw():
+    for chunk in response.iter_stream():
         try:
             body += unpacker.decompress(chunk, enough - len(body)) if unpacker else chunk
         except zlib.error:
@@ -294,8 +308,8 @@ def _body(response: httpx.Response, enough: int) -> bytes:
     return bytes(body[:enough])
 
 
-def _failure(error: httpx.TransportError, exchange: Exchange, where: str) -> HttpError:
-    refused = isinstance(error, httpx.LocalProtocolError)
+def _failure(error: Exception, exchange: Exchange, where: str) -> HttpError:
+    refused = isinstance(error, httpcore.LocalProtocolError)
     return HttpError(
         f"{where} {_words(error, exchange)}",
         Fault.REFUSED if refused else Fault.TRANSIENT,
@@ -304,19 +318,19 @@ def _failure(error: httpx.TransportError, exchange: Exchange, where: str) -> Htt
     )
 
 
-def _words(error: httpx.TransportError, exchange: Exchange) -> str:
+def _words(error: Exception, exchange: Exchange) -> str:
     match error:
-        case httpx.LocalProtocolError():
+        case httpcore.LocalProtocolError():
             return "wasn't called: the request breaks the rules of HTTP"
-        case httpx.PoolTimeout():
+        case httpcore.PoolTimeout():
             return f"wasn't called: all connections stayed busy for {exchange.timeout_s:g} s"
-        case httpx.ConnectTimeout():
+        case httpcore.ConnectTimeout():
             return "didn't take a connection in time"
-        case httpx.ConnectError():
+        case httpcore.ConnectError():
             return f"can't be reached: {_reason(error)}"
-        case httpx.TimeoutException() if not exchange.received:
+        case httpcore.TimeoutException() if not exchange.received:
             return f"didn't answer within {exchange.timeout_s:g} s"
-        case httpx.TimeoutException():
+        case httpcore.TimeoutException():
             return f"didn't end its answer within {exchange.timeout_s:g} s"
         case _ if not exchange.received:
             return "closed the connection without an answer"

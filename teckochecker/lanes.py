@@ -11,10 +11,13 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from enum import Enum
-from functools import partial
-from typing import Final, Protocol, TypeVar
+from functools import cache, partial
+from typing import Any, Final, Protocol, TypeVar
 
 import trio
+
+from teckochecker.errors import InvalidInput
+from teckochecker.scripts.archive import limit_worker
 
 T = TypeVar("T")
 
@@ -24,9 +27,15 @@ class Lane(Enum):
     READ = "read"  # the database's readers; never abandoned
     NETWORK = "network"  # HTTP checks
     DELIVERY = "delivery"  # triggers and their follow-ups, never behind checks
+    SANDBOX = "sandbox"  # checks in containers
+    CARE = "care"  # files of scripts, and the engine's state
 
 
+ARCHIVE_TOKENS: Final = 2  # processes that read strangers' archives, each for a while
+ARCHIVE_TIMEOUT_S: Final = 60.0
+WORKER_IDLE_S: Final = 10.0  # then a process that reads archives ends: it costs 10 to 26 MB
 READ_TOKENS: Final = 3
+CARE_TOKENS: Final = 2
 DELIVERY_TOKENS: Final = 20
 _WHOLE: Final = frozenset({Lane.STORE, Lane.READ})
 
@@ -38,14 +47,17 @@ class Observer(Protocol):
 class Lanes:
     """The lanes of one program; `observe` hears how long each call held its token."""
 
-    def __init__(self, *, network: int, observe: Observer | None = None) -> None:
+    def __init__(self, *, network: int, sandbox: int = 50, observe: Observer | None = None) -> None:
         sizes = {
             Lane.STORE: 1,
             Lane.READ: READ_TOKENS,
             Lane.NETWORK: network,
             Lane.DELIVERY: DELIVERY_TOKENS,
+            Lane.SANDBOX: sandbox,
+            Lane.CARE: CARE_TOKENS,
         }
         self._limiters = {lane: trio.CapacityLimiter(size) for lane, size in sizes.items()}
+        self._archives = trio.CapacityLimiter(ARCHIVE_TOKENS)
         self._origins: dict[tuple[Lane, str], trio.CapacityLimiter] = {}
         self._observe = observe
 
@@ -91,6 +103,24 @@ class Lanes:
             return await self._thread(fn, limiter, abandon_on_cancel=True)
         raise trio.TooSlowError
 
+    async def archive(self, fn: Callable[[], T]) -> T:
+        """`fn()`, picklable, in a process of its own, which is killed when it takes too long.
+
+        For reading what strangers packed: InvalidInput when it can't be read within bounds.
+        """
+        async with self._archives:
+            workers = _workers()
+            try:
+                with trio.fail_after(ARCHIVE_TIMEOUT_S):
+                    return await workers.run_sync(fn, kill_on_cancel=True)  # type: ignore[no-any-return]
+            except (trio.TooSlowError, workers.BrokenWorkerError, MemoryError) as error:
+                message = "The archive takes too much time or memory to read: pack less."
+                raise InvalidInput(message) from error
+
+    def archive_from_thread(self, fn: Callable[[], T]) -> T:
+        """`archive`, for the threads of a lane."""
+        return trio.from_thread.run(self.archive, fn)
+
     async def _thread(
         self, fn: Callable[[], T], limiter: object, *, abandon_on_cancel: bool = False
     ) -> T:
@@ -123,6 +153,15 @@ class Lanes:
             statistics = limiter.statistics()
             if not statistics.borrowed_tokens and not statistics.tasks_waiting:
                 del self._origins[key]
+
+
+@cache
+def _workers() -> Any:
+    """trio-parallel, set up once: its workers are the process's, not a lane's."""
+    import trio_parallel
+
+    trio_parallel.configure_default_context(idle_timeout=WORKER_IDLE_S, init=limit_worker)
+    return trio_parallel
 
 
 def checkpoint() -> None:

@@ -13,6 +13,7 @@ from typing import Final
 from teckochecker.domain import (
     ENDED,
     TERMINAL,
+    Document,
     Entry,
     Event,
     Finding,
@@ -22,6 +23,7 @@ from teckochecker.domain import (
     Phase,
     SecretOpened,
     Status,
+    TriggerOn,
     Value,
     Verdict,
     replace,
@@ -33,7 +35,10 @@ MAX_BACKOFF_S: Final = 3600
 GRID_S: Final = 0.1  # takes a third off what a poll costs, measured at 33 polls a second
 MAX_NAP_S: Final = 30.0  # a lost wake-up or a stepped clock heals itself within this
 STRIKES: Final = 3  # faults in a row that no waiting will heal, until the job is paused
-_SOURCE_SECRETS: Final = frozenset({"openai_secret", "openai_secret_id"})
+ENGINE_WAITS_S: Final = (1, 2, 4)  # before a container is tried again that couldn't be started
+_SOURCE_SECRETS: Final = frozenset(
+    {"openai_secret", "openai_secret_id", "script_git_secret", "script_git_secret_id"}
+)
 PERMANENT: Final = frozenset({Fault.CREDENTIALS, Fault.NOT_FOUND})
 
 
@@ -68,7 +73,7 @@ def nap_s(next_due: datetime | None, now: datetime) -> float:
 def next_check(job: Job, finding: Finding, now: datetime, jitter: float) -> datetime:
     """The due time after a check that didn't end the job: never earlier than its interval."""
     wait_s: float = job.interval_s
-    if finding.verdict is Verdict.ERROR and finding.fault not in PERMANENT:
+    if finding.verdict is Verdict.ERROR and finding.fault not in PERMANENT | {Fault.ENGINE}:
         backoff_s = job.interval_s * 2.0 ** min(job.errors, 20)
         wait_s = max(wait_s, min(MAX_BACKOFF_S, backoff_s))
     if finding.fault is Fault.QUOTA:
@@ -124,6 +129,7 @@ def checked(
         last_verdict=finding.verdict,
         last_data=job.last_data if finding.data is None else finding.data,
         check_count=job.check_count + 1,
+        source_state=job.source_state if finding.state is None else finding.state,
     )
     if job.status is Status.PAUSED:
         paused_now = replace(known, last_verdict=job.last_verdict, last_data=job.last_data)
@@ -131,8 +137,39 @@ def checked(
         return Change(job=paused_now, entries=ignored, hold_until=hold)
     if finding.verdict in TERMINAL:
         return _ended(known, finding, entries, event_id, duration_ms, now)
+    if _errs_too_often(known, finding):
+        count = known.max_errors
+        why = f"{count} errors in a row" if count != 1 else "max_consecutive_errors is 1"
+        final = replace(finding, message=f"{finding.message} ({why})")
+        return _ended(known, final, entries, event_id, duration_ms, now)
     change = _polling_on(known, finding, entries, held_until, now, jitter)
     return replace(change, hold_until=hold)
+
+
+def script_given(
+    job: Job, state: Document, held_until: datetime | None, now: datetime, message: str
+) -> Change:
+    """The source has got what it needs, such as an uploaded script: check at once."""
+    _refuse_ended(job, "given a script")
+    if job.delivering:
+        raise WrongState(
+            f"Job {job.name!r} is delivering: its check has ended. Create a new job to check again."
+        )
+    changed = replace(
+        job,
+        source_state=state,
+        revision=job.revision + 1,
+        errors=0,
+        strikes=0,
+        next_check_at=held(now, held_until, 0.0),
+    )
+    return Change(job=changed, entries=(Entry(status="script", message=message),))
+
+
+def first_check(draft: JobDraft, state: Document | None, now: datetime) -> datetime | None:
+    """When a job is checked first: at once, or None while it waits for its script."""
+    waits = draft.source.doc.get("script_source_type") == "upload" and state is None
+    return None if waits else now
 
 
 def paused(job: Job, now: datetime) -> Change:
@@ -190,12 +227,15 @@ def edited(
         trigger_on=draft.trigger_on,
         source=draft.source,
         actions=draft.actions,
+        max_errors=draft.max_errors,
     )
     if draft.source != job.source or given & _SOURCE_SECRETS:
         changed = replace(changed, revision=job.revision + 1, errors=0, strikes=0)
-    if draft.source != job.source:
+    if draft.source != job.source and job.kind is Kind.POLLING:
         changed = replace(changed, last_data=None)
-    if job.status is Status.ACTIVE and not job.delivering and job.next_check_at is not None:
+    if job.status is Status.ACTIVE and not job.delivering and job.next_check_at is None:
+        changed = replace(changed, next_check_at=first_check(draft, job.source_state, now))
+    elif job.status is Status.ACTIVE and not job.delivering:
         due = now if changed.revision != job.revision else _rescheduled(job, draft, now)
         changed = replace(changed, next_check_at=due)
     names = ", ".join(sorted(given)) or "nothing"
@@ -219,6 +259,7 @@ def _findings_entries(
         duration_ms=duration_ms,
         detail=finding.detail,
         opened=opened,
+        execution=finding.execution,
     )
     return (entry, *(Entry(status="warning", message=text) for text in finding.warnings))
 
@@ -237,7 +278,7 @@ def _ended(
     now: datetime,
 ) -> Change:
     known = replace(job, errors=0, strikes=0, next_check_at=None)
-    if job.actions and job.trigger_on.covers(finding.verdict):
+    if job.actions and _triggers(job, finding.verdict):
         event = Event(
             id=event_id,
             job_id=job.id,
@@ -247,10 +288,13 @@ def _ended(
             data=known.last_data or {},
             occurred_at=now,
             execution_time_ms=duration_ms,
+            job_kind=job.kind,
         )
-        return Change(job=replace(known, event_id=event_id), entries=entries, event=event)
+        reason = finding.message if finding.verdict is Verdict.ERROR else None
+        delivering = replace(known, event_id=event_id, status_reason=reason)
+        return Change(job=delivering, entries=entries, event=event)
     told = job.kind is Kind.CUSTOM_CHECK and not job.actions  # whose verdict is all one wanted
-    well = finding.verdict is Verdict.SUCCESS or told
+    well = finding.verdict is Verdict.SUCCESS or (told and finding.verdict is Verdict.FAILED)
     status = Status.COMPLETED if well else Status.FAILED
     reason = None if status is Status.COMPLETED else finding.message
     ended = replace(known, status=status, status_reason=reason, completed_at=now)
@@ -268,15 +312,27 @@ def _polling_on(
     due = held(next_check(job, finding, now, jitter), held_until, jitter)
     error = finding.verdict is Verdict.ERROR
     strikes = job.strikes + 1 if error and finding.fault in PERMANENT else 0
-    changed = replace(
-        job, next_check_at=due, errors=job.errors + 1 if error else 0, strikes=strikes
-    )
+    errors = 0 if not error else job.errors if finding.fault is Fault.ENGINE else job.errors + 1
+    changed = replace(job, next_check_at=due, errors=errors, strikes=strikes)
     if strikes < STRIKES:
         return Change(job=changed, entries=entries)
     reason = f"{finding.message} ({STRIKES} times in a row; mend it, then resume the job)"
     stopped = replace(changed, status=Status.PAUSED, status_reason=reason)
     entry = Entry(status="paused", message=f"Paused: {reason}")
     return Change(job=stopped, entries=(*entries, entry))
+
+
+def _triggers(job: Job, verdict: Verdict) -> bool:
+    """Whether this end is told to the actions; a check that was given up is a bad end."""
+    if verdict is Verdict.ERROR:
+        return job.trigger_on is TriggerOn.TERMINAL
+    return job.trigger_on.covers(verdict)
+
+
+def _errs_too_often(job: Job, finding: Finding) -> bool:
+    if finding.verdict is not Verdict.ERROR or finding.fault is Fault.ENGINE:
+        return False
+    return job.max_errors is not None and job.errors + 1 >= job.max_errors
 
 
 def _hold_until(finding: Finding, now: datetime) -> datetime | None:

@@ -1,7 +1,8 @@
 """`daemon.lock`: who holds the data of an installation, and where it answers.
 
 The lock is the operating system's (`flock`): it ends with its process, however that ends.
-The text in the file, pid and address, counts only while the lock is held.
+The text in the file, pid and address, counts only while the lock is held. `supervisor.lock`
+is held in the same way by the parent that starts a detached daemon again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Final
 
 from teckochecker.errors import AlreadyRunning, FolderError
 
+DAEMON: Final = "daemon.lock"
+SUPERVISOR: Final = "supervisor.lock"
 TRIES: Final = 10
 TRY_EVERY_S: Final = 0.02
 
@@ -31,8 +34,8 @@ class Holder:
 class DataLock:
     """Held from construction to `release()`; AlreadyRunning when another process holds it."""
 
-    def __init__(self, home: Path) -> None:
-        self._path = home / "daemon.lock"
+    def __init__(self, home: Path, name: str = DAEMON) -> None:
+        self._path = home / name
         try:
             home.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -43,7 +46,7 @@ class DataLock:
             ) from error
         if not self._taken():
             os.close(self._file)
-            raise AlreadyRunning(_running(holder(home)))
+            raise AlreadyRunning(_running(holder(home) or holder(home, name)))
         self.tell(None)
 
     def _taken(self) -> bool:
@@ -63,15 +66,22 @@ class DataLock:
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, text, 0)
 
+    def fileno(self) -> int:
+        return self._file
+
+    def hand_on(self) -> None:
+        """Leave the lock to the child that has inherited its descriptor."""
+        os.close(self._file)
+
     def release(self) -> None:
         os.ftruncate(self._file, 0)
         os.close(self._file)
 
 
-def holder(home: Path) -> Holder | None:
+def holder(home: Path, name: str = DAEMON) -> Holder | None:
     """Who holds the lock now; None when nobody does."""
     try:
-        file = os.open(home / "daemon.lock", os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(home / name, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:

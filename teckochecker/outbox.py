@@ -29,6 +29,7 @@ from teckochecker.domain import (
     Status,
     Undecided,
     Value,
+    Verdict,
     replace,
 )
 from teckochecker.errors import Fault, OutsideError, WrongState
@@ -71,18 +72,25 @@ def next_attempt(
 
 def body(event: Event) -> bytes:
     """The event as receivers get it: made once, stored, and never changed."""
-    return msgspec.json.encode(
-        {
-            "job_id": event.job_id,
-            "job_name": event.job_name,
-            "check_status": event.verdict,
-            "check_data": event.data,
-            "check_message": event.message,
-            "timestamp": event.occurred_at,
-            "execution_time_ms": event.execution_time_ms,
-            "event_id": event.id,
-        }
-    )
+    return msgspec.json.encode(_told(event))
+
+
+def trial_body(event: Event) -> bytes:
+    """As `body`, marked as a test."""
+    return msgspec.json.encode({**_told(event), "test": True})
+
+
+def _told(event: Event) -> dict[str, object]:
+    return {
+        "job_id": event.job_id,
+        "job_name": event.job_name,
+        "check_status": event.verdict,
+        "check_data": event.data,
+        "check_message": event.message,
+        "timestamp": event.occurred_at,
+        "execution_time_ms": event.execution_time_ms,
+        "event_id": event.id,
+    }
 
 
 def attempt_begun(delivery: Delivery, now: datetime) -> Delivery:
@@ -145,8 +153,13 @@ def settle(job: Job, states: Sequence[DeliveryState], why: str, now: datetime) -
     A receipt is a fact: it completes a job even when a pause landed during the attempt.
     """
     if all(state is DeliveryState.DELIVERED for state in states):
+        given_up = job.last_verdict is Verdict.ERROR  # its check failed too often, and that is told
         return replace(
-            job, status=Status.COMPLETED, status_reason=None, completed_at=now, next_check_at=None
+            job,
+            status=Status.FAILED if given_up else Status.COMPLETED,
+            status_reason=job.status_reason if given_up else None,
+            completed_at=now,
+            next_check_at=None,
         )
     if job.status in ENDED:
         return job
@@ -193,7 +206,8 @@ def redelivered(delivery: Delivery, job: Job, now: datetime) -> DeliveryChange:
     )
     if job.status is Status.PAUSED:
         raise WrongState(f"Job {job.name!r} is paused: resume it first.")
-    active = replace(job, status=Status.ACTIVE, status_reason=None, completed_at=None)
+    reason = delivery.event.message if job.last_verdict is Verdict.ERROR else None
+    active = replace(job, status=Status.ACTIVE, status_reason=reason, completed_at=None)
     entry = Entry(status="redeliver", message=f"Delivery {delivery.id} asked for again by hand.")
     return DeliveryChange(delivery=again, job=active, entries=(entry,))
 

@@ -34,15 +34,28 @@ class Pulse:
     last_pass_at: datetime
     last_probe_at: datetime
     jobs: dict[JobId, str] = field(default_factory=dict)
+    """Checks in flight over HTTP, with their origins."""
+    scripts: dict[JobId, str] = field(default_factory=dict)
+    """Checks in flight in containers."""
     deliveries: dict[DeliveryId, str] = field(default_factory=dict)
     lags_s: deque[float] = field(default_factory=lambda: deque(maxlen=LAGS_KEPT))
     oldest_due_at: datetime | None = None
     troubled_deliveries: int = 0
     store_trouble: str | None = None
+    sandbox_trouble: tuple[str, ...] = ()
+    """What custom checks lack, while there are any."""
+    script_bytes: int = 0
 
     @classmethod
     def begun(cls, now: datetime) -> Pulse:
         return cls(started_at=now, last_pass_at=now, last_probe_at=now)
+
+    def checking(self, job_id: JobId) -> bool:
+        return job_id in self.jobs or job_id in self.scripts
+
+    @property
+    def checks_in_flight(self) -> int:
+        return len(self.jobs) + len(self.scripts)
 
     def oldest_due_s(self, now: datetime) -> float:
         """How long the oldest job that isn't being checked has been due; 0 when none is."""
@@ -75,6 +88,7 @@ def health(pulse: Pulse, now: datetime) -> Health:
             f"{pulse.troubled_deliveries} deliveries of the last day failed or are unconfirmed: "
             f"mend their cause and redeliver them"
         )
+    degraded += pulse.sandbox_trouble
     if pulse.store_trouble and writable:
         degraded.append(pulse.store_trouble)
     word: HealthWord = "failing" if failing else "degraded" if degraded else "ok"
@@ -87,8 +101,13 @@ def health(pulse: Pulse, now: datetime) -> Health:
         "scheduler": {
             "last_pass_seconds": round((now - pulse.last_pass_at).total_seconds(), 1),
             "oldest_due_seconds": round(oldest_s, 1),
-            "checks_in_flight": len(pulse.jobs),
+            "checks_in_flight": pulse.checks_in_flight,
             "deliveries_in_flight": len(pulse.deliveries),
+        },
+        "sandbox": {
+            "ready": not pulse.sandbox_trouble,
+            "containers": len(pulse.scripts),
+            "missing": list(pulse.sandbox_trouble),
         },
         "database": {"writable": writable},
     }

@@ -10,6 +10,7 @@ import structlog
 from teckochecker.app import App
 from teckochecker.domain import (
     MAX_ANSWER_BYTES,
+    SANDBOXED,
     Finding,
     Receipt,
     Sent,
@@ -40,8 +41,17 @@ def masked_finding(app: App, outcome: Finding | OutsideError) -> Finding:
             retry_after_s=outcome.retry_after_s,
             detail=mask.text(outcome.answer)[:MAX_ANSWER_BYTES] or None,
         )
+    run = outcome.execution
+    if run is not None:
+        run = replace(
+            run,
+            stdout=mask.text(run.stdout),
+            stderr=mask.text(run.stderr),
+            output=mask.document(run.output),
+        )
     return replace(
         outcome,
+        execution=run,
         message=mask.text(outcome.message),
         data=mask.document(outcome.data),
         detail=outcome.detail and mask.text(outcome.detail)[:MAX_ANSWER_BYTES],
@@ -89,6 +99,8 @@ def observe_check(
         app.metrics.dispatch_lag.observe(lag_s)
     app.metrics.checks.labels(kind, verdict).inc()
     app.metrics.check_duration.labels(kind).observe((now - started_at).total_seconds())
+    if kind == SANDBOXED:
+        _observe_script(app, work, finding, (now - started_at).total_seconds())
     log.info(
         "job.checked",
         job_id=work.job.id,
@@ -98,11 +110,26 @@ def observe_check(
     )
 
 
+def _observe_script(app: App, work: CheckWork, finding: Finding, seconds: float) -> None:
+    runtime = work.job.source.doc["script_runtime"]
+    app.metrics.executions.labels(finding.verdict.value, runtime).inc()
+    app.metrics.execution_duration.labels(runtime).observe(seconds)
+    if finding.fault is not None:
+        app.metrics.execution_errors.labels(finding.fault.value).inc()
+    run = finding.execution
+    if run is not None and run.startup_ms is not None:
+        app.metrics.container_startup.observe(run.startup_ms / 1000)
+
+
 def observe_attempt(app: App, change: DeliveryChange) -> None:
     delivery, attempt = change.delivery, change.attempt
     assert attempt is not None
     app.metrics.attempts.labels(delivery.action, attempt.outcome).inc()
-    app.metrics.delivery_duration.labels(delivery.action).observe((attempt.duration_ms or 0) / 1000)
+    seconds = (attempt.duration_ms or 0) / 1000
+    app.metrics.delivery_duration.labels(delivery.action).observe(seconds)
+    if delivery.action == "webhook":
+        app.metrics.webhook_calls.labels(str(attempt.status_code or "none")).inc()
+        app.metrics.webhook_duration.observe(seconds)
     log.info(
         "delivery.attempted",
         job_id=delivery.job_id,

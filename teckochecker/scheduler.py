@@ -22,13 +22,21 @@ from teckochecker.app import App
 from teckochecker.domain import DeliveryId, JobId
 from teckochecker.errors import StoreBusy, StoreFull
 from teckochecker.lanes import Lane
-from teckochecker.steps import STORE_PAUSE_S, check_step, delivery_step, recorded, store_failed
+from teckochecker.steps import (
+    STORE_PAUSE_S,
+    check_step,
+    delivery_step,
+    lane_of,
+    recorded,
+    store_failed,
+)
 from teckochecker.store import Busy
 
 log = structlog.stdlib.get_logger(__name__)
 K = TypeVar("K", JobId, DeliveryId)
 
 CLOCK_STEP: Final = timedelta(seconds=2)  # a wall clock that moves by more was set
+REMOVAL_S: Final = 4.0  # at a stop, for the containers of checks that were cancelled
 GIVEN_UP_S: Final = 0.5  # between two looks while threads live that were given up
 
 
@@ -42,8 +50,17 @@ async def run(app: App, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS
             zero = await _follow_clock(app, zero)
             nap_s = await _pass(app, steps)
             await app.wake.nap(app.now(), nap_s)
-        log.info("scheduler.draining", in_flight=len(app.pulse.jobs) + len(app.pulse.deliveries))
+        in_flight = app.pulse.checks_in_flight + len(app.pulse.deliveries)
+        log.info("scheduler.draining", in_flight=in_flight)
         steps.cancel_scope.deadline = trio.current_time() + app.settings.drain_s
+    await _containers_removed(app)
+
+
+async def _containers_removed(app: App) -> None:
+    """The threads of cancelled checks remove their containers: wait for that, not for ever."""
+    with trio.move_on_after(REMOVAL_S):
+        while app.lanes.borrowed(Lane.SANDBOX):
+            await trio.sleep(0.05)
 
 
 def _recover(app: App, now: datetime) -> None:
@@ -80,8 +97,9 @@ async def _pass(app: App, steps: trio.Nursery) -> float:
     """Start what is due; how long to sleep until the next look, in seconds."""
     begun, now = time.perf_counter(), app.now()
     checks = _busy(app, Lane.NETWORK, app.pulse.jobs)
+    scripts = _busy(app, Lane.SANDBOX, app.pulse.scripts)
     deliveries = _busy(app, Lane.DELIVERY, app.pulse.deliveries)
-    look = partial(app.store.agenda.due, now, checks, deliveries)
+    look = partial(app.store.agenda.due, now, checks, scripts, deliveries)
     try:
         agenda = await app.lanes.run(Lane.READ, look)
     except (StoreFull, StoreBusy) as error:
@@ -91,7 +109,7 @@ async def _pass(app: App, steps: trio.Nursery) -> float:
     if app.pulse.store_trouble:  # nothing new while results can't be written
         return STORE_PAUSE_S
     for work in agenda.checks:
-        app.pulse.jobs[work.job.id] = work.job.source.origin
+        lane_of(app, work.job)[1][work.job.id] = work.job.source.origin
         steps.start_soon(check_step, app, work)
     for due in agenda.deliveries:
         app.pulse.deliveries[due.id] = due.origin
@@ -105,7 +123,11 @@ async def _pass(app: App, steps: trio.Nursery) -> float:
 
 def _has_given_up(app: App) -> bool:
     """Whether threads live that no step waits for: their end makes room and wakes nobody."""
-    lanes = ((Lane.NETWORK, app.pulse.jobs), (Lane.DELIVERY, app.pulse.deliveries))
+    lanes = (
+        (Lane.NETWORK, app.pulse.jobs),
+        (Lane.SANDBOX, app.pulse.scripts),
+        (Lane.DELIVERY, app.pulse.deliveries),
+    )
     return any(app.lanes.borrowed(lane) > len(running) for lane, running in lanes)
 
 

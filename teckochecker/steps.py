@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import traceback
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, TypeVar
@@ -21,8 +21,10 @@ from teckochecker import lifecycle, outbox
 from teckochecker.actions import DeliveryContext
 from teckochecker.app import App
 from teckochecker.domain import (
+    SANDBOXED,
     DeliveryId,
     Finding,
+    Job,
     JobId,
     NotFoundYet,
     Receipt,
@@ -70,37 +72,55 @@ async def check_step(app: App, work: CheckWork) -> None:
     except JobNotFound:
         log.info("check.dropped", job_id=work.job.id, reason="the job was deleted meanwhile")
     finally:
-        _release(app, app.pulse.jobs, work.job.id, Lane.NETWORK)
+        lane, running = lane_of(app, work.job)
+        _release(app, running, work.job.id, lane)
+
+
+def lane_of(app: App, job: Job) -> tuple[Lane, dict[JobId, str]]:
+    """Where a job's checks run, and which do now, with their origins."""
+    if job.source.kind == SANDBOXED:
+        return Lane.SANDBOX, app.pulse.scripts
+    return Lane.NETWORK, app.pulse.jobs
 
 
 async def _check(app: App, work: CheckWork) -> None:
     job = work.job
     source = app.sources[job.source.kind]
-    secrets = _of_roles(work.secrets, source.roles(job.source.doc))
+    roles = source.roles(job.source.doc)
+    secrets = of_roles(work.secrets, roles)
+    lane, _ = lane_of(app, job)
     started: list[datetime] = []
 
     def ask() -> Finding:
         now = app.now()
         started.append(now)
         context = CheckContext(
+            job_id=job.id,
+            number=job.check_count + 1,
+            state=job.source_state,
             now=now,
-            secrets=_opened(app, secrets, now),
-            pool_key=_pool_key(secrets),
+            secrets=opened_secrets(app, secrets, now),
+            pool_key=pool_key(secrets),
             previous=job.last_data,
             checkpoint=checkpoint,
         )
         return source.check(job.source.doc, context)
 
     timeout_s = source.timeout_s(job.source.doc, job.last_data)
-    outcome = await _outside(app, Lane.NETWORK, ask, timeout_s, job.source.origin)
-    await _conclude(app, work, outcome, secrets, started[0] if started else app.now())
+    for wait_s in (*lifecycle.ENGINE_WAITS_S, None):
+        outcome = await outside(app, lane, ask, timeout_s, job.source.origin)
+        if outcome.fault is not Fault.ENGINE or wait_s is None:
+            break
+        await trio.sleep(wait_s)
+    opened = _audit(secrets, roles)
+    await _conclude(app, work, outcome, opened, started[0] if started else app.now())
 
 
 async def _conclude(
     app: App,
     work: CheckWork,
     outcome: Finding | OutsideError,
-    secrets: tuple[SealedRole, ...],
+    opened: tuple[SecretOpened, ...],
     started_at: datetime,
 ) -> None:
     """Record what a check found, and what that makes of its job."""
@@ -112,7 +132,7 @@ async def _conclude(
         revision=job.revision,
         event_id=f"evt_{uuid.uuid4().hex}",
         duration_ms=(now - started_at) // _MS,
-        opened=_audit(secrets),
+        opened=opened,
         now=now,
         jitter=app.jitter(),
     )
@@ -143,15 +163,15 @@ async def delivery_step(app: App, due: DeliveryDue) -> None:
 
 
 async def _deliver(app: App, due: DeliveryDue, work: DeliveryWork, started_at: datetime) -> None:
-    outcome, secrets = await _sent(app, work, due.origin)
-    await _conclude_attempt(app, due, outcome, secrets, started_at)
+    outcome, opened = await _sent(app, work, due.origin)
+    await _conclude_attempt(app, due, outcome, opened, started_at)
 
 
 async def _conclude_attempt(
     app: App,
     due: DeliveryDue,
     outcome: Sent | NotFoundYet | Undecided | OutsideError,
-    secrets: tuple[SealedRole, ...],
+    opened: tuple[SecretOpened, ...],
     started_at: datetime,
 ) -> None:
     """Record what came back, and what that makes of the delivery and its job."""
@@ -163,7 +183,7 @@ async def _conclude_attempt(
         duration_ms=(now - started_at) // _MS,
         waits_s=app.waits_s,
         look_pause_s=app.look_pause_s,
-        opened=_audit(secrets),
+        opened=opened,
         now=now,
         jitter=app.jitter(),
     )
@@ -184,20 +204,22 @@ async def _conclude_attempt(
 
 async def _sent(
     app: App, work: DeliveryWork, origin: str
-) -> tuple[Sent | NotFoundYet | Undecided | OutsideError, tuple[SealedRole, ...]]:
+) -> tuple[Sent | NotFoundYet | Undecided | OutsideError, tuple[SecretOpened, ...]]:
     """The outcome of one attempt, and the secrets that it opened."""
     part = work.action
     if part is None:
         message = "The job doesn't have this action any more: give it back, then redeliver."
         return OutsideError(message, Fault.REFUSED), ()
     action = app.actions[part.kind]
-    secrets = _of_roles(work.secrets, action.roles(part.doc))
+    roles = action.roles(part.doc)
+    secrets = of_roles(work.secrets, roles)
 
     def send() -> Sent | NotFoundYet | Undecided:
         return action.deliver(part.doc, work.delivery.event, _context(app, work, secrets))
 
     timeout_s = action.timeout_s(part.doc)
-    return await _outside(app, Lane.DELIVERY, send, timeout_s, origin), secrets
+    sent = await outside(app, Lane.DELIVERY, send, timeout_s, origin)
+    return sent, _audit(secrets, roles)
 
 
 async def _follow_up(app: App, due: DeliveryDue) -> None:
@@ -211,13 +233,13 @@ async def _follow_up(app: App, due: DeliveryDue) -> None:
         await _conclude_follow_up(app, due, OutsideError(message, Fault.REFUSED))
         return
     action = app.actions[part.kind]
-    secrets = _of_roles(work.secrets, action.roles(part.doc))
+    secrets = of_roles(work.secrets, action.roles(part.doc))
 
     def ask() -> Receipt:
         return action.follow_up(part.doc, receipt, _context(app, work, secrets))
 
     timeout_s = action.timeout_s(part.doc)
-    outcome = await _outside(app, Lane.DELIVERY, ask, timeout_s, due.origin)
+    outcome = await outside(app, Lane.DELIVERY, ask, timeout_s, due.origin)
     await _conclude_follow_up(app, due, outcome)
 
 
@@ -236,7 +258,7 @@ async def _conclude_follow_up(app: App, due: DeliveryDue, outcome: Receipt | Out
         app.wake.by(change.delivery.next_attempt_at)  # redelivered while it was asked
 
 
-async def _outside(
+async def outside(
     app: App, lane: Lane, call: Callable[[], T], timeout_s: float, origin: str
 ) -> T | OutsideError:
     """`call()` in its lane; what the outside does to it is an OutsideError."""
@@ -304,14 +326,14 @@ def _release(app: App, running: dict[K, str], id_: K, lane: Lane) -> None:
         app.wake.within(LOOKS_APART_S)
 
 
-def _opened(app: App, sealed: Iterable[SealedRole], now: datetime) -> dict[str, Secret]:
+def opened_secrets(app: App, sealed: Iterable[SealedRole], now: datetime) -> dict[str, Secret]:
     """The plain secrets by role; from here on their values are masked wherever text leaves."""
     secrets = {role: app.vault.open(secret) for role, secret in sealed}
     app.redaction.learn(secrets.values(), now)
     return secrets
 
 
-def _of_roles(sealed: Iterable[SealedRole], roles: Collection[str]) -> tuple[SealedRole, ...]:
+def of_roles(sealed: Iterable[SealedRole], roles: Collection[str]) -> tuple[SealedRole, ...]:
     return tuple((role, secret) for role, secret in sealed if role in roles)
 
 
@@ -319,8 +341,8 @@ def _context(app: App, work: DeliveryWork, secrets: tuple[SealedRole, ...]) -> D
     now = app.now()
     return DeliveryContext(
         now=now,
-        secrets=_opened(app, secrets, now),
-        pool_key=_pool_key(secrets),
+        secrets=opened_secrets(app, secrets, now),
+        pool_key=pool_key(secrets),
         doubt=work.delivery.doubt,
         body=work.body,
         first_sent_at=work.delivery.first_sent_at or now,
@@ -328,13 +350,15 @@ def _context(app: App, work: DeliveryWork, secrets: tuple[SealedRole, ...]) -> D
     )
 
 
-def _pool_key(sealed: Iterable[SealedRole]) -> str:
+def pool_key(sealed: Iterable[SealedRole]) -> str:
     """Connections are never shared between secrets; a changed value is another secret."""
     return ",".join(f"{secret.uid}@{secret.updated_at.timestamp()}" for _, secret in sealed)
 
 
-def _audit(sealed: Iterable[SealedRole]) -> tuple[SecretOpened, ...]:
+def _audit(sealed: Iterable[SealedRole], roles: Mapping[str, str]) -> tuple[SecretOpened, ...]:
     return tuple(
-        SecretOpened(id=secret.id, name=secret.name, updated_at=secret.updated_at, variable=role)
+        SecretOpened(
+            id=secret.id, name=secret.name, updated_at=secret.updated_at, variable=roles[role]
+        )
         for role, secret in sealed
     )

@@ -98,6 +98,28 @@ class Metrics:
         self.in_flight = gauge(f"{prefix}_checks_in_flight", "Checks running now")
         self.deliveries = gauge(f"{prefix}_deliveries", "Deliveries by state", "state")
         self.jobs = gauge(f"{prefix}_jobs", "Jobs by kind and status", "kind", "status")
+        self.waiting = gauge(
+            f"{prefix}_checks_waiting", "Due checks that wait for a free place", "source"
+        )
+        custom = "custom_check"
+        self.custom_jobs = gauge(f"{custom}_jobs_total", "Custom checks by status", "status")
+        self.custom_active = gauge(f"{custom}_jobs_active", "Active custom checks")
+        self.executions = counter(
+            f"{custom}_executions", "Finished runs of scripts", "status", "runtime"
+        )
+        self.execution_duration = histogram(
+            f"{custom}_duration_seconds", "One custom check, its container included", "runtime"
+        )
+        self.execution_errors = counter(
+            f"{custom}_errors", "Custom checks that ended in ERROR", "error_type"
+        )
+        self.containers = gauge("docker_containers_active", "Custom checks running now")
+        self.container_startup = histogram(
+            "docker_container_startup_seconds", "What the engine took to start a container"
+        )
+        self.script_storage = gauge("script_storage_bytes_total", "Bytes of stored scripts")
+        self.webhook_calls = counter("webhook_calls", "Webhook calls by answer", "status_code")
+        self.webhook_duration = histogram("webhook_duration_seconds", "One webhook call")
 
     def exposition(self) -> bytes:
         """The text format of Prometheus."""

@@ -35,6 +35,7 @@ _MENTION = re.compile(r"secret_ref:([A-Za-z0-9_.-]+)")
 _DIGITS = re.compile(r"[0-9]+")
 MAX_SECRET_BYTES = 64 * 1024
 MAX_DOCUMENT_KEYS = 100
+MAX_ERRORS = 1000  # what max_consecutive_errors may be
 MAX_UNKNOWN = 20  # fields that are named; a body may hold a hundred thousand
 
 
@@ -298,6 +299,9 @@ def job_draft(
         unit="seconds",
     )
     covered = fields.choice("trigger_on", TriggerOn, default=trigger_on)
+    max_errors = None
+    if kind is Kind.CUSTOM_CHECK:
+        max_errors = fields.integer("max_consecutive_errors", 1, MAX_ERRORS, default=None)
     what = source(fields)
     then = [parse(fields) for parse in actions]
     fields.done("job")
@@ -309,7 +313,18 @@ def job_draft(
         source=what.part,
         actions=tuple(parsed.part for parsed in then),
         secrets=tuple(ref for parsed in (what, *then) for ref in parsed.secrets),
+        max_errors=max_errors,
     )
+
+
+def mentioned_in(texts: Mapping[str, str]) -> dict[str, str]:
+    """Each `secret_ref:...` within the values, and the names of those that hold it."""
+    found: dict[str, str] = {}
+    for name, text in texts.items():
+        for wanted in dict.fromkeys(_MENTION.findall(text)):
+            role = f"secret_ref:{wanted}"
+            found[role] = f"{found[role]}, {name}" if role in found else name
+    return found
 
 
 def with_secrets(text: str, secrets: Mapping[str, Secret]) -> str:

@@ -178,10 +178,12 @@ class FakeSource:
     def show(self, doc: Document) -> dict[str, object]:
         return dict(doc)
 
-    def roles(self, doc: Document) -> frozenset[str]:
-        return frozenset({"openai_secret"})
+    def roles(self, doc: Document) -> Mapping[str, str]:
+        return {"openai_secret": "openai_secret"}
 
-    def progress(self, doc: Document, data: Document | None) -> dict[str, object]:
+    def progress(
+        self, doc: Document, data: Document | None, state: Document | None
+    ) -> dict[str, object]:
         return {}
 
     def timeout_s(self, doc: Document, previous: Document | None) -> float:
@@ -222,8 +224,8 @@ class FakeAction:
     def show(self, doc: Document) -> dict[str, object]:
         return dict(doc)
 
-    def roles(self, doc: Document) -> frozenset[str]:
-        return frozenset({"keboola_secret"})
+    def roles(self, doc: Document) -> Mapping[str, str]:
+        return {"keboola_secret": "keboola_secret"}
 
     def timeout_s(self, doc: Document) -> float:
         return 20.0

@@ -48,7 +48,7 @@ from tests.conftest import TOKEN, Api, eventually
 from tests.serving import served
 from tests.states import INTO
 
-HIDDEN = {"/metrics", "/docs", "/static/{name}", "/openapi.json"}
+HIDDEN = {"/", "/metrics", "/docs", "/static/{name}", "/openapi.json"}
 AUTOMATIC = {"head", "options"}
 
 
@@ -130,10 +130,10 @@ async def test_every_operation_has_an_id_of_its_own_a_sentence_and_its_errors(
         assert all(answer["description"] for answer in one["responses"].values())
 
 
-async def test_only_health_is_described_as_open(description: dict[str, Any]) -> None:
+async def test_only_health_and_signing_in_are_described_as_open(description: dict[str, Any]) -> None:
     open_ = [key for key, one in operations(description).items() if one.get("security") == []]
 
-    assert open_ == [("get", "/api/health")]
+    assert open_ == [("get", "/api/health"), ("post", "/api/session")]
     assert description["security"] == [{"token": []}]
     assert description["openapi"].startswith("3.1.")
 
@@ -197,6 +197,7 @@ async def test_a_secrets_fields_are_those_that_the_validator_reads(
         ("/api/jobs", schemas.JobQuery),
         ("/api/jobs/nightly/logs", schemas.LogQuery),
         ("/api/jobs/nightly/deliveries", schemas.Paging),
+        ("/api/heartbeats", schemas.HeartbeatQuery),
     ],
 )
 async def test_a_lists_parameters_are_those_that_are_read(
@@ -282,6 +283,8 @@ async def test_every_other_answer_is_as_described(
         ("/api/admin/secrets/openai-prod", "SecretInfo"),
         ("/api/health", "HealthDocument"),
         ("/api/stats", "StatsDocument"),
+        ("/api/system", "SystemDocument"),
+        (f"/api/heartbeats?ids={job['id']}", "HeartbeatList"),
     ):
         assert_described(description, name, await api("GET", path))
     for verb in ("trigger", "pause", "resume"):
@@ -324,6 +327,8 @@ def explore(url: str) -> int:
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json", headers=authorized)
     for result in schema.get_all_operations():
         operation = result.ok()
+        if operation.path == "/api/events":  # an answer without an end
+            continue
         for mode in schemathesis.GenerationMode:
 
             @settings(
@@ -457,7 +462,7 @@ async def test_the_docs_page_has_nothing_inline(api: Api) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["nothing.js", "docs", "docs.html.js", ".js", "..", "%2e%2e%2fwire.py", "x" * 300 + ".js"],
+    ["nothing.js", "docs", "docs.html.js", ".js", "%2e%2e%2fwire.py", "x" * 300 + ".js"],
 )
 async def test_no_other_file_is_served(api: Api, name: str) -> None:
     answer = await api.client.get(f"/static/{name}")

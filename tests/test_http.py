@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import queue
 import socket
 import socketserver
 import ssl
@@ -16,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
-import httpcore
 import httpx
 import pytest
 import trustme
@@ -350,33 +350,6 @@ def test_proxies_of_the_environment_are_not_used(
     assert http.request("GET", server.url).status_code == 200
 
 
-def test_httpx_still_has_the_private_name_that_the_checks_hang_on() -> None:
-    class Spy(httpcore.NetworkBackend):
-        def connect_tcp(self, *_: Any, **__: Any) -> httpcore.NetworkStream:
-            raise httpcore.ConnectError("spied")
-
-    with httpx.HTTPTransport(trust_env=False) as transport:
-        assert isinstance(transport._pool._network_backend, httpcore.NetworkBackend)
-        transport._pool._network_backend = Spy()
-        with pytest.raises(httpx.ConnectError, match="spied"):
-            transport.handle_request(httpx.Request("GET", "http://127.0.0.1:9/"))
-
-
-def test_nothing_is_called_when_that_private_name_has_moved(
-    http: Http, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Moved:
-        def __init__(self, **_: Any) -> None:
-            self._pool = object()
-
-    monkeypatch.setattr(httpx, "HTTPTransport", Moved)
-
-    with pytest.raises(HttpError, match=r"httpx") as caught:
-        http.request("GET", "http://127.0.0.1:9/")
-
-    assert caught.value.fault is Fault.INTERNAL
-
-
 # --- what is sent ---
 
 
@@ -687,6 +660,122 @@ def test_a_connection_is_used_again(
         http.request("GET", server.url)
 
     assert (len(server.requests), len(server.connections)) == (5, 1)
+
+
+def test_a_connection_is_never_shared_between_keys(
+    serving: Callable[[Callable[[Request], bytes]], Server], http: Http
+) -> None:
+    server = serving(lambda _: answer())
+
+    for number in range(6):
+        http.request("GET", server.url, pool_key=str(number % 3))
+
+    assert (len(server.requests), len(server.connections)) == (6, 3)
+
+
+def test_the_connection_used_last_is_used_first(
+    playing: Callable[[Script], Server], http: Http
+) -> None:
+    together = threading.Barrier(2)
+    used: list[socket.socket] = []
+
+    def script(server: Server, connection: socket.socket) -> None:
+        for number, _ in enumerate(server.requests_of(connection)):
+            used.append(connection)
+            if number == 0:
+                together.wait(LONG_S)
+            connection.sendall(answer())
+
+    server = playing(script)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda _: http.request("GET", server.url), range(2)))
+    for _ in range(5):
+        http.request("GET", server.url)
+
+    assert len(set(used[:2])) == 2
+    assert len(set(used[2:])) == 1
+
+
+def test_the_longest_idle_connection_makes_room_for_a_new_one(
+    playing: Callable[[Script], Server], calling: Callable[..., Http]
+) -> None:
+    left: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def script(server: Server, connection: socket.socket) -> None:
+        place = len(server.connections)
+        for _ in server.requests_of(connection):
+            connection.sendall(answer())
+        left.put(place)
+
+    server = playing(script)
+    http = calling(max_connections=2)
+    for key in "abc":
+        http.request("GET", server.url, pool_key=key)
+
+    assert left.get(timeout=LONG_S) == 1
+    http.request("GET", server.url, pool_key="b")
+    assert len(server.connections) == 3
+
+
+def test_a_connection_that_is_idle_for_too_long_is_closed_by_the_next_call(
+    playing: Callable[[Script], Server], calling: Callable[..., Http]
+) -> None:
+    left = threading.Event()
+
+    def script(server: Server, connection: socket.socket) -> None:
+        first = len(server.connections) == 1
+        for _ in server.requests_of(connection):
+            connection.sendall(answer())
+        if first:
+            left.set()
+
+    server = playing(script)
+    http = calling(kept_s=0.05)
+    http.request("GET", server.url)
+    time.sleep(0.06)
+    http.request("GET", server.url, pool_key="another")
+
+    assert left.wait(LONG_S)
+
+
+def test_close_ends_idle_connections_at_once_and_others_after_their_answer(
+    playing: Callable[[Script], Server], http: Http
+) -> None:
+    left: queue.SimpleQueue[str] = queue.SimpleQueue()
+    reached, leave = threading.Event(), threading.Event()
+
+    def script(server: Server, connection: socket.socket) -> None:
+        for request in server.requests_of(connection):
+            if request.target == "/slow":
+                reached.set()
+                leave.wait(LONG_S)
+            connection.sendall(answer())
+        left.put(request.target)
+
+    server = playing(script)
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(http.request, "GET", f"{server.url}/slow")
+        assert reached.wait(LONG_S)
+        http.request("GET", f"{server.url}/idle")
+        http.close()
+        assert left.get(timeout=LONG_S) == "/idle"
+        leave.set()
+        assert slow.result().status_code == 200
+
+    assert left.get(timeout=LONG_S) == "/slow"
+
+
+def test_a_call_that_failed_leaves_room_for_the_next(
+    playing: Callable[[Script], Server], calling: Callable[..., Http]
+) -> None:
+    http = calling(max_connections=1)
+    for _ in range(3):
+        with pytest.raises(HttpError, match="can't be reached"):
+            http.request("GET", "http://127.0.0.1:9", timeout_s=1)
+    server = playing(_dying(answered=0))
+    for _ in range(3):
+        with pytest.raises(HttpError, match="without an answer"):
+            http.request("POST", server.url, timeout_s=1)
 
 
 def test_a_cut_body_does_not_spoil_the_next_answer(

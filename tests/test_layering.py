@@ -23,7 +23,8 @@ LAYERS = {
         "vault", "store", "http", "network", "scripts", "sandbox", "sources", "actions", "lock",
     },
     "shell": {
-        "lanes", "telemetry", "pulse", "app", "scheduler", "steps", "reports", "upkeep", "web",
+        "lanes", "telemetry", "notify", "pulse", "backup", "app", "scheduler", "steps", "reports", "upkeep",
+        "trials", "web",
     },
     "roots": {"daemon", "cli", "simulators", "__main__"},
 }  # fmt: skip

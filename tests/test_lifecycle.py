@@ -31,7 +31,9 @@ from tests.parts import ACTION, NOW, SOURCE, after, delivering, draft, finding, 
 
 ACTION_FIELDS = frozenset({"keboola_stack_url", "keboola_variables"})
 OPENED = (SecretOpened(id=SecretId(1), name="key", updated_at=NOW, variable="openai_secret"),)
-PASSING = [fault for fault in Fault if fault not in (Fault.CREDENTIALS, Fault.NOT_FOUND)]
+PASSING = [
+    fault for fault in Fault if fault not in (Fault.CREDENTIALS, Fault.NOT_FOUND, Fault.ENGINE)
+]
 HOUR = 3600
 
 
@@ -80,7 +82,10 @@ def ended(status: Status) -> Job:
 # The table of states and verbs
 
 PAUSED = job(status=Status.PAUSED, next_check_at=after(40))
-AWAITING = job(next_check_at=None)
+SCRIPT = Part(kind="script", doc={"script_source_type": "upload"})
+FROM_GIT = Part(kind="script", doc={"script_source_type": "git"})
+AWAITING = job(kind=Kind.CUSTOM_CHECK, source=SCRIPT, next_check_at=None)
+STORED = {"sha256": "0" * 64}
 Verb = Callable[[Job], Change]
 PAUSE: Verb = lambda found: lifecycle.paused(found, NOW)  # noqa: E731
 RESUME: Verb = lambda found: lifecycle.resumed(found, None, NOW)  # noqa: E731
@@ -253,7 +258,32 @@ def test_a_changed_pause_stays_a_pause() -> None:
 
 
 def test_a_changed_job_that_waits_for_its_script_goes_on_waiting() -> None:
-    assert edit(AWAITING, interval_s=600).job.next_check_at is None
+    assert edit(AWAITING, source=SCRIPT, interval_s=600).job.next_check_at is None
+
+
+def test_a_script_that_comes_from_git_from_now_on_is_checked_at_once() -> None:
+    assert edit(AWAITING, source=FROM_GIT).job.next_check_at == NOW
+
+
+def test_a_script_makes_its_job_due_and_what_is_running_stale() -> None:
+    change = lifecycle.script_given(AWAITING, STORED, None, NOW, "Script uploaded.")
+
+    assert change.job.next_check_at == NOW
+    assert change.job.revision == AWAITING.revision + 1
+    assert change.job.source_state == STORED
+    assert words(change) == ["script"]
+
+
+@pytest.mark.parametrize("found", [delivering(), *map(ended, sorted(ENDED))])
+def test_a_script_comes_too_late_for_a_job_whose_check_has_ended(found: Job) -> None:
+    with pytest.raises(WrongState, match=r"[Cc]reate a new job"):
+        lifecycle.script_given(found, STORED, None, NOW, "Script uploaded.")
+
+
+def test_a_changed_script_keeps_the_state_that_it_carries() -> None:
+    known = job(kind=Kind.CUSTOM_CHECK, source=SCRIPT, last_data={"count": 3})
+
+    assert edit(known, source=FROM_GIT).job.last_data == {"count": 3}
 
 
 @pytest.mark.parametrize(
@@ -416,6 +446,43 @@ def test_a_passing_fault_never_pauses_a_job(fault: Fault) -> None:
 
     assert found.status is Status.ACTIVE
     assert found.errors == 20
+
+
+def test_a_fault_of_the_engine_neither_counts_nor_slows_down() -> None:
+    found = job(max_errors=3, errors=1)
+    for _ in range(5):
+        change = check(found, error(Fault.ENGINE))
+        assert wait_s(change) == found.interval_s
+        found = change.job
+
+    assert (found.status, found.errors) == (Status.ACTIVE, 1)
+
+
+def test_too_many_errors_in_a_row_fail_the_job_with_the_last_reason() -> None:
+    found = job(max_errors=3, errors=2, trigger_on=TriggerOn.SUCCESS)
+
+    change = check(found, error(message="No route."))
+
+    assert change.job.status is Status.FAILED
+    assert change.job.status_reason == "No route. (3 errors in a row)"
+    assert change.event is None
+
+
+def test_too_many_errors_are_told_to_who_asked_for_every_end() -> None:
+    found = job(max_errors=1, trigger_on=TriggerOn.TERMINAL)
+
+    change = check(found, error(message="No route."))
+
+    assert change.event is not None
+    assert change.event.verdict is Verdict.ERROR
+    assert change.job.delivering
+    assert change.job.status_reason == "No route. (max_consecutive_errors is 1)"
+
+
+def test_a_good_answer_starts_the_count_of_errors_anew() -> None:
+    found = check(job(max_errors=2, errors=1), finding(Verdict.PENDING)).job
+
+    assert check(found, error()).job.status is Status.ACTIVE
 
 
 @pytest.mark.parametrize("fault", [Fault.CREDENTIALS, Fault.NOT_FOUND])

@@ -64,6 +64,9 @@ def spec(*batch_ids: str, **changes: Any) -> dict[str, Any]:
 
 def context(**changes: Any) -> CheckContext:
     fields: dict[str, Any] = {
+        "job_id": 7,
+        "number": 1,
+        "state": None,
         "now": NOW,
         "secrets": {"openai_secret": Secret(KEY)},
         "pool_key": "one",

@@ -20,6 +20,7 @@ from teckochecker.domain import (
     Receipt,
     Status,
     Undecided,
+    Verdict,
     replace,
 )
 from teckochecker.errors import Fault, OutsideError, WrongState
@@ -532,3 +533,12 @@ def test_a_delivery_is_due_or_at_its_end_after_any_run_of_outcomes(
     expected = {PENDING: Status.ACTIVE, DELIVERED: Status.COMPLETED}
     assert of.status is expected.get(found.state, Status.FAILED)
     assert found.tries <= len(DEFAULT_WAITS) + 1
+
+
+def test_a_job_that_erred_too_often_ends_failed_once_that_is_delivered() -> None:
+    given_up = delivering(last_verdict=Verdict.ERROR, status_reason="No route.")
+
+    settled = outbox.settle(given_up, [DeliveryState.DELIVERED], "", NOW)
+
+    assert (settled.status, settled.status_reason) == (Status.FAILED, "No route.")
+    assert settled.completed_at == NOW

@@ -94,6 +94,7 @@ class World:
         return self.store.agenda.due(
             self.now,
             Busy(ids=frozenset(self.checking), taken={}, share=100, free=100),
+            Busy(ids=(), taken={}, share=100, free=100),
             Busy(ids={*self.sending, *self.following}, taken={}, share=100, free=100),
         )
 

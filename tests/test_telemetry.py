@@ -328,6 +328,7 @@ def test_a_health_document_has_its_figures() -> None:
             "checks_in_flight": 2,
             "deliveries_in_flight": 1,
         },
+        "sandbox": {"ready": True, "containers": 0, "missing": []},
         "database": {"writable": True},
     }
 

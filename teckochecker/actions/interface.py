@@ -52,8 +52,8 @@ class Action(Protocol):
     def parse(self, fields: Fields) -> Parsed:
         """The fields of this action, checked."""
 
-    def roles(self, doc: Document) -> frozenset[str]:
-        """The roles of the secrets that an attempt opens."""
+    def roles(self, doc: Document) -> Mapping[str, str]:
+        """The roles of the secrets that an attempt opens, each with what it is used for."""
 
     def timeout_s(self, doc: Document) -> float:
         """How long one attempt may take in all."""

@@ -8,7 +8,7 @@ back in `variableValuesData`. A token is only ever sent to the stack that the jo
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Final
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -21,6 +21,7 @@ from teckochecker.domain import (
     Document,
     Doubt,
     Event,
+    Kind,
     NotFoundYet,
     Part,
     Receipt,
@@ -48,6 +49,9 @@ _OURS: Final = frozenset(
         "batch_count_total",
         "batch_count_completed",
         "batch_count_failed",
+        "check_status",
+        "check_message",
+        "check_data",
         "teckochecker_job_id",
         "teckochecker_event_id",
     }
@@ -100,8 +104,8 @@ class Keboola:
     def show(self, doc: Document) -> dict[str, object]:
         return dict(doc)
 
-    def roles(self, doc: Document) -> frozenset[str]:
-        return frozenset({"keboola_secret"})
+    def roles(self, doc: Document) -> Mapping[str, str]:
+        return {"keboola_secret": "keboola_secret"}
 
     def timeout_s(self, doc: Document) -> float:
         return 3 * REQUEST_TIMEOUT_S  # discovery, look and start
@@ -290,20 +294,34 @@ def start_body(doc: Document, event: Event) -> dict[str, Any]:
 
 def variables(own: Document, event: Event) -> dict[str, str]:
     """The job's own variables and ours; every value is text, lists and objects are JSON."""
-    batches = event.data.get("batches", ())
-    completed = [one["batch_id"] for one in batches if one["status"] == "completed"]
-    failed = [one["batch_id"] for one in batches if one["status"] != "completed"]
+    custom = event.job_kind is Kind.CUSTOM_CHECK
     values: dict[str, object] = {
         **own,
+        **(_finding_variables(event) if custom else _batch_variables(event.data.get("batches", ()))),
+        "teckochecker_job_id": event.job_id,
+        "teckochecker_event_id": event.id,
+    }
+    return {name: _as_text(value) for name, value in values.items()}
+
+
+def _finding_variables(event: Event) -> dict[str, object]:
+    return {
+        "check_status": event.verdict.value,
+        "check_message": event.message,
+        "check_data": dict(event.data),
+    }
+
+
+def _batch_variables(batches: Sequence[Mapping[str, Any]]) -> dict[str, object]:
+    completed = [one["batch_id"] for one in batches if one["status"] == "completed"]
+    failed = [one["batch_id"] for one in batches if one["status"] != "completed"]
+    return {
         "batch_ids_completed": completed,
         "batch_ids_failed": failed,
         "batch_count_total": len(batches),
         "batch_count_completed": len(completed),
         "batch_count_failed": len(failed),
-        "teckochecker_job_id": event.job_id,
-        "teckochecker_event_id": event.id,
     }
-    return {name: _as_text(value) for name, value in values.items()}
 
 
 def error_of(reply: Reply, now: datetime, *, started: bool = False) -> KeboolaError:

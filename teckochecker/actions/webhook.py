@@ -32,7 +32,7 @@ from teckochecker.domain import (
 )
 from teckochecker.errors import Fault, HttpError, InvalidInput, WebhookError
 from teckochecker.http import Http, Reply, retry_after_s
-from teckochecker.validation import Fields, Parsed, one_line, with_secrets
+from teckochecker.validation import Fields, Parsed, mentioned_in, one_line, with_secrets
 
 SIGNING_BYTES: Final = range(24, 65)
 MIN_TIMEOUT_S, DEFAULT_TIMEOUT_S, MAX_TIMEOUT_S = 5, 30, 60
@@ -103,10 +103,9 @@ class Webhook:
     def show(self, doc: Document) -> dict[str, object]:
         return dict(doc)
 
-    def roles(self, doc: Document) -> frozenset[str]:
-        texts = (doc["webhook_headers"] or {}).values()
-        mentions = Fields({}).mentions("webhook_headers", texts)
-        return frozenset({"webhook_signing_secret", *(ref.role for ref in mentions)})
+    def roles(self, doc: Document) -> Mapping[str, str]:
+        used = mentioned_in(doc["webhook_headers"] or {})
+        return {"webhook_signing_secret": "webhook_signing_secret", **used}
 
     def timeout_s(self, doc: Document) -> float:
         return float(doc["webhook_timeout_seconds"]) + 5.0  # the exchange ends by itself first

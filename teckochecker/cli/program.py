@@ -32,6 +32,7 @@ _COMMANDS: Final = (
     ("demo", "demo:demo", "Watch the whole thing at work on simulated services."),
     ("job", "jobs:app", "Polling jobs: create, list, follow, change, delete."),
     ("secret", "secrets:app", "Keys and tokens of the services."),
+    ("backup", "backup:app", "Back up database and scripts, and restore them."),
     ("config", "machine:config", "The settings, and where each comes from."),
     ("token", "machine:tokens", "The access token of this installation."),
     ("completion", "machine:completion", "Print the script that completes commands in a shell."),

@@ -29,8 +29,8 @@ class DockerError(OutsideError):
 
     code = 2005
 
-    def __init__(self, message: str, fault: Fault = Fault.TRANSIENT, *, answer: str = "") -> None:
-        super().__init__(message, fault, answer=answer)
+    def __init__(self, message: str, *, answer: str = "") -> None:
+        super().__init__(message, Fault.ENGINE, answer=answer)
 
 
 class ImageMissing(DockerError):

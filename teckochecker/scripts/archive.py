@@ -90,6 +90,18 @@ def inspect_installed(
     return Inspected(size_bytes=size_bytes, files=files)
 
 
+def inspect(printed: Path, clean: Path) -> Inspected:
+    """`inspect_installed` from file to file."""
+    with printed.open("rb") as source, clean.open("wb") as target:
+        return inspect_installed(source, target)
+
+
+def limit_worker() -> bool:
+    """`limit_resources` for all that a worker may be asked to read; true, as it may go on."""
+    limit_resources(INSTALLED)
+    return True
+
+
 def limit_resources(bounds: Bounds = SCRIPT) -> None:
     """Bound what this process may take from now on; a clean tar may need twice the room."""
     _lower(resource.RLIMIT_AS, _ADDRESS_SPACE_BYTES)

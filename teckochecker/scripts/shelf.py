@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import shutil
+import tarfile
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from teckochecker.scripts.gzipped import CHUNK_BYTES, chunks
 from teckochecker.scripts.tree import Member, rooted
 
 UNFINISHED: Final = ".new-"
+MAX_TEXT_BYTES: Final = 64 * 1024  # of a script that is shown as one text
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ROOT_DEPENDENCIES = frozenset(
@@ -99,6 +101,33 @@ def read(shelf: Path, sha256: str) -> bytes:
     """A stored script's clean tar."""
     with storing(shelf):
         return path(shelf, sha256).read_bytes()
+
+
+def listing(shelf: Path, sha256: str) -> tuple[list[tuple[str, int]], str | None]:
+    """The files of a stored script with their sizes, and its text when it is one small text."""
+    with storing(shelf), tarfile.open(path(shelf, sha256)) as stored:
+        entries = [entry for entry in stored if entry.isreg()]
+        files = [(entry.name, entry.size) for entry in entries]
+        text = None
+        if len(entries) == 1 and entries[0].size <= MAX_TEXT_BYTES:
+            content = stored.extractfile(entries[0])
+            text = _text(content.read() if content else b"")
+        return files, text
+
+
+def _text(data: bytes) -> str | None:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def size_bytes(shelf: Path) -> int:
+    """What the shelf takes on the disk."""
+    if not shelf.is_dir():
+        return 0
+    with storing(shelf):
+        return sum(file.stat().st_size for file in shelf.iterdir() if file.is_file())
 
 
 def forget(shelf: Path, keep: Collection[str], *, before: datetime) -> int:

@@ -75,10 +75,12 @@ class OpenAI:
     def show(self, doc: Document) -> dict[str, object]:
         return {"batch_id": doc["batch_ids"][0], **doc}
 
-    def roles(self, doc: Document) -> frozenset[str]:
-        return frozenset({"openai_secret"})
+    def roles(self, doc: Document) -> Mapping[str, str]:
+        return {"openai_secret": "openai_secret"}
 
-    def progress(self, doc: Document, data: Document | None) -> dict[str, object]:
+    def progress(
+        self, doc: Document, data: Document | None, state: Document | None
+    ) -> dict[str, object]:
         known = _known(data)
         batches = [known.get(id_) or _unasked(id_) for id_ in doc["batch_ids"]]
         return {"batches": batches, **_counts(batches)}

@@ -11,23 +11,28 @@ from pathlib import Path
 import apsw
 
 from teckochecker.errors import FolderError
-from teckochecker.store.agenda import Agenda, AgendaStore, Busy, CheckWork, DeliveryDue, Totals
+from teckochecker.store.agenda import Agenda, AgendaStore, Busy, DeliveryDue, Totals
 from teckochecker.store.care import Care
 from teckochecker.store.database import Database
 from teckochecker.store.deliveries import Deliveries, DeliveryView, DeliveryWork
-from teckochecker.store.jobs import JobFilter, Jobs, JobView
+from teckochecker.store.history import Beat, Beats, Counts, History, News
+from teckochecker.store.jobs import CheckWork, JobFilter, Jobs, JobView
 from teckochecker.store.schema import migrate
 from teckochecker.store.secrets import SealedRole, Secrets
 
 __all__ = [
     "Agenda",
+    "Beat",
+    "Beats",
     "Busy",
     "CheckWork",
+    "Counts",
     "DeliveryDue",
     "DeliveryView",
     "DeliveryWork",
     "JobFilter",
     "JobView",
+    "News",
     "SealedRole",
     "Store",
     "Totals",
@@ -51,6 +56,7 @@ class Store:
         self.deliveries = Deliveries(self._database)
         self.agenda = AgendaStore(self._database)
         self.care = Care(self._database)
+        self.history = History(self._database)
 
     def close(self) -> None:
         self._database.close()

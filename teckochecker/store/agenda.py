@@ -6,18 +6,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from teckochecker.domain import DeliveryId, Job, JobId, Kind, Value
+from teckochecker.domain import SANDBOXED, DeliveryId, JobId, Kind, Value
 from teckochecker.store import rows, secrets
 from teckochecker.store.database import Database
+from teckochecker.store.jobs import CheckWork
 
 _DAY: Final = timedelta(days=1)
-
-
-class CheckWork(Value, frozen=True, kw_only=True):
-    """A due check: the job and its sealed secrets, by role."""
-
-    job: Job
-    secrets: tuple[secrets.SealedRole, ...]
 
 
 class DeliveryDue(Value, frozen=True, kw_only=True):
@@ -60,6 +54,8 @@ class Totals(Value, frozen=True, kw_only=True):
     deliveries: Mapping[str, int]
     checks: Mapping[str, int]
     triggers: int
+    due: Mapping[str, int]
+    """Active jobs whose time has come, by the kind of source; those in flight among them."""
     size_bytes: int
     token_last_used_at: datetime | None
 
@@ -68,13 +64,15 @@ class AgendaStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def due(self, now: datetime, checks: Busy, deliveries: Busy) -> Agenda:
+    def due(self, now: datetime, checks: Busy, scripts: Busy, deliveries: Busy) -> Agenda:
+        """Checks over HTTP and those in containers have places of their own."""
         at = rows.ms(now)
         with self._database.read() as db:
-            jobs, more_jobs = _jobs(db, at, checks)
+            jobs, more_jobs = _jobs(db, at, checks, "<>")
+            scripted, _ = _jobs(db, at, scripts, "=")
             found, more_deliveries = _deliveries(db, at, deliveries)
             return Agenda(
-                checks=_checks(db, jobs),
+                checks=_checks(db, [*jobs, *scripted]),
                 deliveries=found,
                 next_due=_next_due(db, at),
                 passed_over=more_jobs or more_deliveries,
@@ -146,6 +144,13 @@ class AgendaStore:
                     (since,),
                 ).fetchall()
             )
+            due = dict(
+                db.execute_sql(
+                    "SELECT source_kind, count(*) FROM jobs WHERE status = 'active' "
+                    "AND next_check_at <= ? GROUP BY source_kind",
+                    (rows.ms(now),),
+                ).fetchall()
+            )
             pages, page_size = (
                 db.execute_sql(f"PRAGMA {name}").fetchone()[0]
                 for name in ("page_count", "page_size")
@@ -158,6 +163,7 @@ class AgendaStore:
                 deliveries=_delivery_counts(db),
                 checks=checks,
                 triggers=triggers,
+                due=due,
                 size_bytes=pages * page_size,
                 token_last_used_at=rows.from_ms(
                     db.execute_sql("SELECT max(last_used_at) FROM tokens").fetchone()[0]
@@ -165,15 +171,16 @@ class AgendaStore:
             )
 
 
-def _jobs(db: Any, at: int, busy: Busy) -> tuple[list[int], bool]:
+def _jobs(db: Any, at: int, busy: Busy, sandboxed: str) -> tuple[list[int], bool]:
     """The ids of the due jobs that may start, and whether others were passed over."""
     if busy.free <= 0:
         return [], False
     full, origins = _excluding("origin", busy)
     cursor = db.execute_sql(
         f"SELECT id, origin FROM jobs WHERE status = 'active' "
-        f"AND next_check_at <= ? {full} ORDER BY next_check_at LIMIT ?",
-        (at, *origins, busy.free + len(busy.ids)),
+        f"AND next_check_at <= ? AND source_kind {sandboxed} ? {full} "
+        f"ORDER BY next_check_at LIMIT ?",
+        (at, SANDBOXED, *origins, busy.free + len(busy.ids)),
     )
     return _admitted(cursor, busy)
 

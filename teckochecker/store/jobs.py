@@ -10,7 +10,9 @@ from teckochecker import outbox
 from teckochecker.domain import (
     MAX_ID,
     OPEN,
+    SANDBOXED,
     Delivery,
+    Document,
     Entry,
     Job,
     JobDraft,
@@ -43,7 +45,8 @@ _HOLD: Final = (  # the others of the account come back spread over two seconds
 )
 
 _LOGS: Final = (
-    "SELECT id, job_id, status, message, created_at, execution_time_ms, detail, secrets_opened "
+    "SELECT id, job_id, status, message, created_at, execution_time_ms, detail, secrets_opened, "
+    "exit_code, peak_memory_bytes, stdout, stderr, script_output "
     "FROM logs WHERE job_id = ? AND id > ? ORDER BY id DESC LIMIT ? OFFSET ?"
 )
 _CONTAINS: Final = (
@@ -67,6 +70,13 @@ class JobView(Value, frozen=True, kw_only=True):
     deliveries: tuple[Delivery, ...] = ()
 
 
+class CheckWork(Value, frozen=True, kw_only=True):
+    """A job and its sealed secrets, by role."""
+
+    job: Job
+    secrets: tuple[secrets.SealedRole, ...]
+
+
 class JobFilter(Value, frozen=True, kw_only=True):
     """Which jobs a list shows; `text` is looked for in names and batch ids."""
 
@@ -79,12 +89,18 @@ class Jobs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, draft: JobDraft, due: datetime | None, now: datetime) -> JobView:
+    def add(
+        self,
+        draft: JobDraft,
+        due: datetime | None,
+        now: datetime,
+        source_state: Document | None = None,
+    ) -> JobView:
         """Store a new job that is first checked at `due`."""
         with self._database.write() as db:
             refuse_taken(db, draft.name, None)
             found = secrets.resolve(db, draft.secrets, {})
-            job_id = JobId(_insert(db, draft, now))
+            job_id = JobId(_insert(db, draft, source_state, now))
             secrets.link(db, job_id, found)
             _write_actions(db, job_id, draft)
             held = _held(db, job_id)
@@ -99,6 +115,21 @@ class Jobs:
     def view(self, wanted: int | str) -> JobView:
         with self._database.read() as db:
             return _view(db, id_of(db, wanted))
+
+    def work(self, wanted: int | str) -> CheckWork:
+        """A job with its sealed secrets."""
+        with self._database.read() as db:
+            job, _ = load(db, id_of(db, wanted))
+            sealed = secrets.of_jobs(db, [job.id])
+            return CheckWork(job=job, secrets=sealed.get(job.id, ()))
+
+    def scripted(self) -> list[Job]:
+        """All jobs whose source is a script."""
+        with self._database.read() as db:
+            cursor = db.execute_sql(
+                f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE source_kind = ?", (SANDBOXED,)
+            )
+            return [rows.job(row) for row in cursor]
 
     def page(self, which: JobFilter, page: Page) -> tuple[list[JobView], int]:
         """Newest first, and how many there are in all."""
@@ -257,7 +288,7 @@ def refuse_taken(db: Any, name: str, mine: JobId | None) -> None:
         )
 
 
-def _insert(db: Any, draft: JobDraft, now: datetime) -> int:
+def _insert(db: Any, draft: JobDraft, state: Document | None, now: datetime) -> int:
     inserted: int = models.Job.insert(
         kind=draft.kind,
         name=draft.name,
@@ -272,6 +303,8 @@ def _insert(db: Any, draft: JobDraft, now: datetime) -> int:
         errors=0,
         strikes=0,
         created_at=rows.ms(now),
+        max_errors=draft.max_errors,
+        source_state=rows.to_json(state),
     ).execute(db)
     return inserted
 
@@ -347,4 +380,5 @@ def _log_row(row: Sequence[Any]) -> LogRow:
         execution_time_ms=row[5],
         detail=row[6],
         secrets_opened=rows.opened(row[7]),
+        execution=rows.execution(row[8:13]),
     )

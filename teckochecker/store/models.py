@@ -61,6 +61,8 @@ class Job(peewee.Model):
     event_id = peewee.TextField(null=True)
     created_at = peewee.IntegerField()
     completed_at = peewee.IntegerField(null=True)
+    max_errors = peewee.IntegerField(null=True)
+    source_state = peewee.TextField(null=True)
 
     class Meta:
         table_name = "jobs"
@@ -96,6 +98,11 @@ class Log(peewee.Model):
     execution_time_ms = peewee.IntegerField(null=True)
     detail = peewee.TextField(null=True)
     secrets_opened = peewee.TextField(null=True)
+    exit_code = peewee.IntegerField(null=True)
+    peak_memory_bytes = peewee.IntegerField(null=True)
+    stdout = peewee.TextField(null=True)
+    stderr = peewee.TextField(null=True)
+    script_output = peewee.TextField(null=True)
 
     class Meta:
         table_name = "logs"

@@ -16,6 +16,7 @@ from teckochecker.domain import (
     Doubt,
     Entry,
     Event,
+    Execution,
     Job,
     JobId,
     Kind,
@@ -68,9 +69,9 @@ JOB_COLUMNS: Final = (
     "jobs.check_count, jobs.errors, jobs.strikes, jobs.event_id, jobs.created_at, "
     "jobs.completed_at, (SELECT json_group_array(json_object('kind', kind, 'doc', json(doc), "
     "'origin', origin))"
-    " FROM actions WHERE actions.job_id = jobs.id)"
+    " FROM actions WHERE actions.job_id = jobs.id), jobs.max_errors, jobs.source_state"
 )
-JOB_WIDTH: Final = 22
+JOB_WIDTH: Final = 24
 
 
 def job(row: Sequence[Any]) -> Job:
@@ -96,13 +97,16 @@ def job(row: Sequence[Any]) -> Job:
         created_at=instant(row[19]),
         completed_at=from_ms(row[20]),
         actions=tuple(_parts.decode(row[21])),
+        max_errors=row[22],
+        source_state=from_json(row[23]),
     )
 
 
 UPDATE_JOB: Final = (
     "UPDATE jobs SET name=?, status=?, status_reason=?, revision=?, interval_s=?, trigger_on=?, "
     "source_kind=?, source_doc=?, origin=?, next_check_at=?, last_check_at=?, last_verdict=?, "
-    "last_data=?, check_count=?, errors=?, strikes=?, event_id=?, completed_at=? WHERE id=?"
+    "last_data=?, check_count=?, errors=?, strikes=?, event_id=?, completed_at=?, max_errors=?, "
+    "source_state=? WHERE id=?"
 )
 
 
@@ -127,6 +131,8 @@ def job_values(value: Job) -> tuple[Any, ...]:
         value.strikes,
         value.event_id,
         to_ms(value.completed_at),
+        value.max_errors,
+        to_json(value.source_state),
     )
 
 
@@ -149,13 +155,20 @@ def sealed_secret(row: Sequence[Any]) -> SealedSecret:
 
 INSERT_LOG: Final = (
     "INSERT INTO logs (job_id, status, message, created_at, execution_time_ms, detail, "
-    "secrets_opened) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    "secrets_opened, exit_code, peak_memory_bytes, stdout, stderr, script_output) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_NO_RUN: Final = (None,) * 5
 
 
 def entry_values(job_id: JobId, entry: Entry, now: datetime) -> tuple[Any, ...]:
     """The values of `INSERT_LOG`."""
     opened = to_json(entry.opened) if entry.opened else None
+    run = entry.execution
+    ran: tuple[object, ...] = _NO_RUN
+    if run is not None:
+        output = to_json(run.output)
+        ran = (run.exit_code, run.peak_memory_bytes, run.stdout, run.stderr, output)
     return (
         job_id,
         entry.status,
@@ -164,6 +177,7 @@ def entry_values(job_id: JobId, entry: Entry, now: datetime) -> tuple[Any, ...]:
         entry.duration_ms,
         entry.detail,
         opened,
+        *ran,
     )
 
 
@@ -223,6 +237,17 @@ def like(text: str) -> str:
     """A pattern that finds `text` anywhere, with its wildcards taken literally."""
     escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     return f"%{escaped}%"
+
+
+def execution(row: Sequence[Any]) -> Execution:
+    """The last five columns of a log entry."""
+    return Execution(
+        exit_code=row[0],
+        peak_memory_bytes=row[1],
+        stdout=row[2] or "",
+        stderr=row[3] or "",
+        output=from_json(row[4]),
+    )
 
 
 def opened(text: str | None) -> list[Document]:

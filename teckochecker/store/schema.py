@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from teckochecker.errors import ConfigError
-from teckochecker.store.database import Database, translated
+from teckochecker.store import copies
+from teckochecker.store.database import Database
 
+COPY_PREFIX: Final = "before-schema-"
+KEPT_COPIES: Final = 5
 _TABLES: Final = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE tokens (
@@ -130,6 +133,14 @@ def _rfc3339(column: str) -> str:
     return f"strftime('%Y-%m-%dT%H:%M:%fZ', {column} / 1000.0, 'unixepoch')"
 
 
+def _webhook(field: str) -> str:
+    """A field of a job's webhook; an object comes as its JSON."""
+    return (
+        f"(SELECT doc ->> '$.{field}' FROM actions a "
+        f"WHERE a.job_id = jobs.id AND a.kind = 'webhook')"
+    )
+
+
 _VIEWS: Final = f"""
 CREATE VIEW polling_jobs AS SELECT
   id, name,
@@ -155,14 +166,60 @@ FROM logs JOIN jobs ON jobs.id = logs.job_id WHERE jobs.kind = 'polling';
 """
 
 
+_SCRIPTS: Final = f"""
+ALTER TABLE jobs ADD COLUMN max_errors INTEGER;
+ALTER TABLE jobs ADD COLUMN source_state TEXT;
+ALTER TABLE logs ADD COLUMN exit_code INTEGER;
+ALTER TABLE logs ADD COLUMN peak_memory_bytes INTEGER;
+ALTER TABLE logs ADD COLUMN stdout TEXT;
+ALTER TABLE logs ADD COLUMN stderr TEXT;
+ALTER TABLE logs ADD COLUMN script_output TEXT;
+CREATE VIEW custom_check_jobs AS SELECT
+  id, name,
+  source_doc ->> '$.script_source_type' AS script_source_type,
+  source_doc ->> '$.script_git_url' AS script_git_url,
+  source_doc ->> '$.script_git_branch' AS script_git_branch,
+  source_state ->> '$.sha256' AS script_file_path,
+  source_doc ->> '$.script_runtime' AS script_runtime,
+  source_doc ->> '$.script_entrypoint' AS script_entrypoint,
+  source_doc -> '$.check_params' AS check_params,
+  source_doc -> '$.env_vars' AS env_vars,
+  source_doc ->> '$.timeout_seconds' AS timeout_seconds,
+  source_doc -> '$.resource_limits' AS resource_limits,
+  {_webhook("webhook_url")} AS webhook_url,
+  {_webhook("webhook_method")} AS webhook_method,
+  {_webhook("webhook_headers")} AS webhook_headers,
+  {_webhook("webhook_query_params")} AS webhook_query_params,
+  interval_s AS poll_interval_seconds, status,
+  last_verdict AS last_check_status, last_data AS last_check_data,
+  {_rfc3339("last_check_at")} AS last_check_at,
+  {_rfc3339("next_check_at")} AS next_check_at,
+  {_rfc3339("created_at")} AS created_at,
+  {_rfc3339("completed_at")} AS completed_at
+FROM jobs WHERE kind = 'custom_check';
+CREATE VIEW custom_check_logs AS SELECT
+  logs.id, logs.job_id, logs.status, logs.message, logs.script_output,
+  logs.execution_time_ms, {_rfc3339("logs.created_at")} AS created_at
+FROM logs JOIN jobs ON jobs.id = logs.job_id WHERE jobs.kind = 'custom_check';
+"""
+
+
 def _first(database: Any) -> None:
-    for statement in (_TABLES + _VIEWS).split(";\n"):
+    _run(database, _TABLES + _VIEWS)
+
+
+def _scripts(database: Any) -> None:
+    _run(database, _SCRIPTS)
+
+
+def _run(database: Any, statements: str) -> None:
+    for statement in statements.split(";\n"):
         if statement.strip():
             database.execute_sql(statement)
 
 
 Migration = Callable[[Any], None]
-MIGRATIONS: Final[tuple[Migration, ...]] = (_first,)
+MIGRATIONS: Final[tuple[Migration, ...]] = (_first, _scripts)
 
 
 def version(database: Any) -> int:
@@ -181,7 +238,7 @@ def migrate(
         have = version(writer)
     refuse_newer(have, len(migrations), database.path)
     if 0 < have < len(migrations):
-        _copy(database, backups, f"before-schema-{len(migrations)}-from-{have}")
+        _copy(database.path, backups, f"{len(migrations)}-from-{have}")
     for number, migration in enumerate(migrations[have:], have + 1):
         with database.write() as writer:
             migration(writer)
@@ -196,8 +253,7 @@ def refuse_newer(have: int, known: int, path: Path) -> None:
         )
 
 
-def _copy(database: Database, backups: Path, name: str) -> None:
+def _copy(path: Path, backups: Path, name: str) -> None:
     backups.mkdir(parents=True, exist_ok=True, mode=0o700)
-    target = backups / f"{name}-{time.time_ns()}.db"
-    with database.alone() as writer, translated(target):
-        writer.execute_sql("VACUUM INTO ?", (str(target),))
+    copies.copy(path, backups / f"{COPY_PREFIX}{name}-{time.time_ns()}.db")
+    copies.prune(backups, f"{COPY_PREFIX}*.db", KEPT_COPIES)

@@ -13,11 +13,17 @@ from werkzeug.exceptions import HTTPException
 from teckochecker import __version__
 from teckochecker.app import App
 from teckochecker.errors import TeckoError
+from teckochecker.web.about import about
+from teckochecker.web.access import Access
+from teckochecker.web.custom_checks import custom_checks
 from teckochecker.web.description import Description
+from teckochecker.web.events import events
 from teckochecker.web.guard import Asgi, Guard
 from teckochecker.web.jobs import jobs
+from teckochecker.web.page import page
 from teckochecker.web.problems import http_problem, problem
 from teckochecker.web.secrets import secrets
+from teckochecker.web.session import session
 from teckochecker.web.system import system
 
 log = structlog.stdlib.get_logger(__name__)
@@ -30,7 +36,10 @@ def create_web(app: App) -> Asgi:
     quart = QuartTrio(__name__, static_folder=None)
     quart.url_map.merge_slashes = False
     quart.config["MAX_CONTENT_LENGTH"] = None  # the guard bounds bodies, chunked ones too
-    for routes in (jobs(app), secrets(app), system(app)):
+    access = Access(app)
+    for routes in (jobs(app), custom_checks(app), secrets(app), system(app)):
+        quart.register_blueprint(routes)
+    for routes in (page(), session(access), events(app), about(app)):
         quart.register_blueprint(routes)
     quart.register_error_handler(TeckoError, _ours)
     quart.register_error_handler(HTTPException, _https)
@@ -46,12 +55,13 @@ def create_web(app: App) -> Asgi:
         security=[{"token": []}],
         security_schemes={"token": {"type": "http", "scheme": "bearer"}},
     )
-    return Guard(app, quart)  # type: ignore[arg-type]
+    return Guard(app, access, quart)  # type: ignore[arg-type]
 
 
 async def _ours(error: TeckoError) -> Response:
     status, body = problem(error, _request_id())
-    return Response(body, status, content_type=_PROBLEM)
+    headers = {"retry-after": "60"} if status == 429 else {}
+    return Response(body, status, headers, content_type=_PROBLEM)
 
 
 async def _https(error: HTTPException) -> Response:

@@ -19,11 +19,32 @@ from teckochecker.web import schemas
 
 _REFS: Final = "#/components/schemas/{name}"
 _OPTIONAL: Final = frozenset({schemas.SecretTrial})  # bodies that may be left out
+_STREAM: Final = "events.stream"
+_STREAM_ANSWER: Final = {
+    "description": "Server-sent events, without an end: `jobs`, `counts`, `pulse`, `reload`.",
+    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+}
 _PATH: Final = {
     "job": ({"type": "string"}, "Id or name of a job."),
     "secret": ({"type": "string"}, "Id or name of a secret."),
     "delivery": ({"type": "integer", "minimum": 1}, "Id of a delivery."),
 }
+
+
+_ARCHIVE: Final = {
+    "type": "string",
+    "format": "binary",
+    "description": "The script, packed: .tgz or .tar.gz, at most 10 MB.",
+}
+_FORM: Final = {
+    "type": "object",
+    "required": ["config"],
+    "properties": {
+        "config": {"type": "string", "description": "The JSON document, as text."},
+        "script": _ARCHIVE,
+    },
+}
+_UPLOAD: Final = {"type": "object", "required": ["file"], "properties": {"file": _ARCHIVE}}
 
 
 class Description(OpenAPIProvider):
@@ -32,6 +53,8 @@ class Description(OpenAPIProvider):
         problem, more = _referred(schemas.Problem)
         for operation in (one for path in paths.values() for one in path.values()):
             found = {str(status): one for status, one in operation["responses"].items()}
+            if rule.endpoint == _STREAM:
+                found = {"200": _STREAM_ANSWER}
             responses = found or {"204": {"description": "Done."}}
             error = {
                 "description": "An error (RFC 9457); `code` is the product's number for it.",
@@ -64,6 +87,10 @@ class Description(OpenAPIProvider):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         schema, components = _referred(model)
         content = {"application/json": {"schema": schema}}
+        if model is schemas.NewCustomCheck:
+            content["multipart/form-data"] = {"schema": _FORM}
+        if model is schemas.Upload:
+            content = {"multipart/form-data": {"schema": _UPLOAD}}
         return {"required": model not in _OPTIONAL, "content": content}, components
 
     def build_response_object(

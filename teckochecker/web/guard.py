@@ -2,27 +2,22 @@
 
 An ASGI wrapper, since only here chunked bodies are seen as they come. It reads the body
 whole, within its limit and time, and hands it on; it adds the security headers to every
-answer. Failures of the token are slowed down; a right token always passes.
+answer. Who may come in is decided in `access`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
+import re
 import secrets
-from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import suppress
-from datetime import datetime, timedelta
-from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import trio
 
 from teckochecker.app import App
-from teckochecker.errors import AccessDenied, InvalidInput, StoreBusy, StoreFull, TeckoError
-from teckochecker.lanes import Lane
-from teckochecker.web.problems import TooLarge, TooMany, TooSlow, problem
+from teckochecker.errors import InvalidInput, TeckoError
+from teckochecker.web.access import Access, caller_of
+from teckochecker.web.problems import TooLarge, TooSlow, problem
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -30,11 +25,20 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+
+class _Bound(NamedTuple):
+    """How large a body may be, and how long it may take to arrive."""
+
+    size_bytes: int
+    seconds: float
+
+
 BODY_BYTES: Final = 1024 * 1024
 BODY_SECONDS: Final = 10.0
-FAILURES: Final = 10  # wrong tokens a minute from one address, until they are answered 429
-MINUTE: Final = timedelta(minutes=1)
-OPEN_PATHS: Final = frozenset({"/api/health"})
+_ORDINARY: Final = _Bound(BODY_BYTES, BODY_SECONDS)
+_UPLOAD: Final = _Bound(11 * 1024 * 1024, 120.0)  # an archive of 10 MB and what forms add
+_UPLOADS: Final = re.compile(r"/api/custom-checks(?:/[^/]+/script/upload)?")
+OPEN_PATHS: Final = frozenset({"/", "/api/health"})  # and the page's files, and signing in
 _LOCAL_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _HEADERS: Final = (
     (
@@ -55,12 +59,9 @@ class _Gone(Exception):
 class Guard:
     """`inner` behind the product's access rules."""
 
-    def __init__(self, app: App, inner: Asgi) -> None:
-        self._app = app
+    def __init__(self, app: App, access: Access, inner: Asgi) -> None:
+        self._access = access
         self._inner = inner
-        self._tokens: list[tuple[int, bytes]] | None = None
-        self._used: dict[int, datetime] = {}
-        self._failures: dict[str, deque[datetime]] = {}
         settings = app.settings
         self._hosts = _LOCAL_HOSTS | {_bracketed(settings.api_host)} | set(settings.allowed_hosts)
 
@@ -77,9 +78,9 @@ class Guard:
         answer = _Answer(send, request_id)
         try:
             self._check_host(headers.get(b"host", b"").decode("latin-1"))
-            if scope["path"] not in OPEN_PATHS:
-                await self._check_token(headers, scope)
-            body = await _body(headers, receive)
+            if not _is_open(scope["method"], scope["path"]):
+                await self._access.check(caller_of(scope))
+            body = await _body(headers, receive, _bound(scope))
         except TeckoError as error:
             await _refuse(error, answer, request_id)
             return
@@ -100,54 +101,29 @@ class Guard:
                 f"ALLOWED_HOSTS."
             )
 
-    async def _check_token(self, headers: dict[bytes, bytes], scope: Scope) -> None:
-        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-        digest = hashlib.sha256(token.strip()).digest() if scheme.lower() == b"bearer" else b""
-        if self._tokens is None:
-            self._tokens = await self._app.lanes.run(Lane.READ, self._app.store.secrets.tokens)
-        now = self._app.now()
-        for token_id, known in self._tokens:
-            if hmac.compare_digest(known, digest):
-                await self._note_use(token_id, now)
-                return
-        address = (scope.get("client") or ("unknown",))[0]
-        self._note_failure(address, now)
-        raise AccessDenied(
-            "A token is needed: send `Authorization: Bearer tck_...`; `teckochecker init` made "
-            "it, and `teckochecker token new` makes another."
-        )
 
-    def _note_failure(self, address: str, now: datetime) -> None:
-        failed = self._failures.setdefault(address, deque(maxlen=FAILURES))
-        locked_out = len(failed) == FAILURES and now - failed[0] < MINUTE
-        failed.append(now)
-        if len(self._failures) > 1000:  # a bound on memory; forgets the oldest address
-            del self._failures[next(iter(self._failures))]
-        if locked_out:
-            raise TooMany("Too many wrong tokens from this address: wait a minute.")
-
-    async def _note_use(self, token_id: int, now: datetime) -> None:
-        """At most once a minute: it is shown to people, and worth no refusal."""
-        last = self._used.get(token_id)
-        if last is not None and now - last < MINUTE:
-            return
-        self._used[token_id] = now
-        write = partial(self._app.store.secrets.token_used, token_id, now)
-        with suppress(StoreFull, StoreBusy):
-            await self._app.lanes.run(Lane.STORE, write)
+def _is_open(method: str, path: str) -> bool:
+    """Whether a stranger may ask for it: it holds no data, or makes a stranger known."""
+    signs_in = method == "POST" and path == "/api/session"
+    return signs_in or path in OPEN_PATHS or path.startswith("/static/")
 
 
 def _bracketed(host: str) -> str:
     return f"[{host}]".lower() if ":" in host else host.lower()
 
 
-async def _body(headers: dict[bytes, bytes], receive: Receive) -> bytes:
+def _bound(scope: Scope) -> _Bound:
+    uploads = scope["method"] == "POST" and _UPLOADS.fullmatch(scope["path"])
+    return _UPLOAD if uploads else _ORDINARY
+
+
+async def _body(headers: dict[bytes, bytes], receive: Receive, bound: _Bound) -> bytes:
     """The whole body, counted as it comes: a length that a client states may be wrong."""
     declared = headers.get(b"content-length", b"0")
-    if not declared.isdigit() or int(declared[:20]) > BODY_BYTES:
-        raise TooLarge(f"The body is over {BODY_BYTES} bytes: send less.")
+    if not declared.isdigit() or int(declared[:20]) > bound.size_bytes:
+        raise TooLarge(f"The body is over {bound.size_bytes} bytes: send less.")
     parts, size, more = [], 0, True
-    with trio.move_on_after(BODY_SECONDS) as scope:
+    with trio.move_on_after(bound.seconds) as scope:
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -155,10 +131,10 @@ async def _body(headers: dict[bytes, bytes], receive: Receive) -> bytes:
             parts.append(message.get("body", b""))
             size += len(parts[-1])
             more = message.get("more_body", False)
-            if size > BODY_BYTES:
-                raise TooLarge(f"The body is over {BODY_BYTES} bytes: send less.")
+            if size > bound.size_bytes:
+                raise TooLarge(f"The body is over {bound.size_bytes} bytes: send less.")
     if scope.cancelled_caught:
-        raise TooSlow(f"The body didn't arrive within {BODY_SECONDS:.0f} s: send it again.")
+        raise TooSlow(f"The body didn't arrive within {bound.seconds:.0f} s: send it again.")
     return b"".join(parts)
 
 

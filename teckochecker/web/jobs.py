@@ -3,46 +3,29 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from quart import Blueprint, Response
-from quart_schema import document_querystring, document_request, document_response, tag
+from quart_schema import document_request, document_response, tag
 
-from teckochecker import lifecycle
 from teckochecker.app import App
-from teckochecker.domain import (
-    MAX_NAME_CHARS,
-    Document,
-    Job,
-    JobDraft,
-    Kind,
-    Page,
-    Status,
-    TriggerOn,
-)
-from teckochecker.errors import FieldError, InvalidInput
+from teckochecker.domain import JobDraft, Kind, TriggerOn
 from teckochecker.lanes import Lane
-from teckochecker.store import JobFilter, JobView
 from teckochecker.validation import Fields, job_draft
 from teckochecker.web import schemas, wire
+from teckochecker.web.job_routes import Documents, add_common, edited, existing, wanted_actions
 
-DETAIL_LOGS = 20
-Change = lifecycle.Change
+_DOCUMENTS = Documents(
+    one=schemas.JobDocument,
+    detail=schemas.JobDetail,
+    verb=schemas.JobVerb,
+    many=schemas.JobList,
+    query=schemas.JobQuery,
+)
 
 
 def jobs(app: App) -> Blueprint:
     routes = tag(["Jobs"])(Blueprint("jobs", __name__, url_prefix="/api/jobs"))  # type: ignore[type-var]  # quart-schema takes blueprints too
-
-    async def verb(job: str, decide: Any, message: str) -> Response:
-        now = app.now()
-        wanted = await existing(app, job, Kind.POLLING)
-        write = partial(
-            app.store.jobs.change, wanted, lambda found, held: decide(found, held, now), now
-        )
-        view = await app.lanes.run(Lane.STORE, write)
-        app.wake.poke()
-        document = wire.job_document(app, view)
-        return wire.encode(document | {"message": message, "job_id": view.job.id})
+    add_common(app, routes, Kind.POLLING, _DOCUMENTS)
 
     @routes.post("")
     @document_request(schemas.NewJob)
@@ -54,31 +37,6 @@ def jobs(app: App) -> Blueprint:
         view = await app.lanes.run(Lane.STORE, partial(app.store.jobs.add, draft, now, now))
         app.wake.poke()
         return wire.encode(wire.job_document(app, view), 201)
-
-    @routes.get("")
-    @document_querystring(schemas.JobQuery)
-    @document_response(schemas.JobList)
-    async def page() -> Response:
-        """List jobs, newest first; `q` looks into names and batch ids."""
-        given = wire.query("status", "q", "kind", "limit", "offset")
-        wanted, which = wire.page(given), job_filter(given, Kind.POLLING)
-        found, total = await app.lanes.run(Lane.READ, partial(app.store.jobs.page, which, wanted))
-        documents = [wire.job_document(app, view) for view in found]
-        return wire.encode(wire.paged("jobs", documents, total, wanted))
-
-    @routes.get("/<job>")
-    @document_response(schemas.JobDetail)
-    async def one(job: str) -> Response:
-        """One job, by id or name, with its newest log entries."""
-        wanted = wire.wanted(job)
-
-        def read() -> tuple[JobView, list[dict[str, object]]]:
-            view = wire.of_kind(app.store.jobs.view(wanted), Kind.POLLING)
-            rows, _ = app.store.jobs.logs(view.job.id, Page(limit=DETAIL_LOGS, offset=0))
-            return view, [wire.log_document(row) for row in rows]
-
-        view, logs = await app.lanes.run(Lane.READ, read)
-        return wire.encode(wire.job_document(app, view) | {"logs": logs})
 
     @routes.put("/<job>")
     @document_request(schemas.JobChange)
@@ -98,95 +56,16 @@ def jobs(app: App) -> Blueprint:
         app.wake.poke()
         return wire.encode(wire.job_document(app, view))
 
-    @routes.delete("/<job>")
-    async def delete(job: str) -> Response:
-        """Delete a job, its log and its deliveries."""
-        wanted = await existing(app, job, Kind.POLLING)
-        await app.lanes.run(Lane.STORE, partial(app.store.jobs.delete, wanted))
-        return Response(b"", 204)
-
-    @routes.post("/<job>/pause")
-    @document_response(schemas.JobVerb)
-    async def pause(job: str) -> Response:
-        """Stop checking and delivering until resumed."""
-        return await verb(job, lambda found, _held, now: lifecycle.paused(found, now), "Job paused")
-
-    @routes.post("/<job>/resume")
-    @document_response(schemas.JobVerb)
-    async def resume(job: str) -> Response:
-        """Go on: checked at once, or the delivery goes on."""
-        return await verb(job, lifecycle.resumed, "Job resumed")
-
-    @routes.post("/<job>/trigger")
-    @document_response(schemas.JobVerb)
-    async def trigger(job: str) -> Response:
-        """Check now, or try the waiting delivery now."""
-        return await verb(job, lifecycle.triggered, "Job triggered")
-
-    @routes.get("/<job>/logs")
-    @document_querystring(schemas.LogQuery)
-    @document_response(schemas.LogList)
-    async def logs(job: str) -> Response:
-        """A job's log, newest first; only entries with an id above `after`."""
-        given = wire.query("limit", "offset", "after")
-        wanted, after = wire.page(given), wire.bounded(given, "after", 0, 2**53, 0)
-        job_id = await existing(app, job, Kind.POLLING)
-        read = partial(app.store.jobs.logs, job_id, wanted, after)
-        rows, total = await app.lanes.run(Lane.READ, read)
-        documents = [wire.log_document(row) for row in rows]
-        return wire.encode(wire.paged("logs", documents, total, wanted))
-
-    @routes.get("/<job>/deliveries")
-    @document_querystring(schemas.Paging)
-    @document_response(schemas.DeliveryList)
-    async def deliveries(job: str) -> Response:
-        """A job's deliveries, newest first, each with every attempt."""
-        wanted = wire.page(wire.query("limit", "offset"))
-        job_id = await existing(app, job, Kind.POLLING)
-        read = partial(app.store.deliveries.page, job_id, wanted)
-        found, total = await app.lanes.run(Lane.READ, read)
-        documents = [wire.delivery_document(view) for view in found]
-        return wire.encode(wire.paged("deliveries", documents, total, wanted))
-
     return routes
 
 
-async def existing(app: App, job: str, kind: Kind) -> int:
-    """The id of a job of this kind; JobNotFound says where one of the other kind is."""
-    view = await app.lanes.run(Lane.READ, partial(app.store.jobs.view, wire.wanted(job)))
-    return wire.of_kind(view, kind).job.id
-
-
 def polling_draft(app: App, fields: Fields) -> JobDraft:
-    source = app.sources["openai"]
-    actions = [
-        one.parse for one in app.actions.values() if fields.wants(one.fields, one.main_field)
-    ]
-    actions = actions or [app.actions["keboola"].parse]  # which says what it needs
+    actions = wanted_actions(app, fields) or [app.actions["keboola"].parse]  # it says what it needs
     return job_draft(
-        fields, Kind.POLLING, app.rules, source.parse, actions, trigger_on=TriggerOn.SUCCESS
-    )
-
-
-def edited(app: App, job: Job, draft: JobDraft, given: Document, now: Any) -> Change:
-    action_fields = frozenset[str]().union(*(action.fields for action in app.actions.values()))
-    return lifecycle.edited(job, draft, frozenset(given), action_fields, now)
-
-
-def job_filter(given: dict[str, str], kind: Kind) -> JobFilter:
-    status, which = given.get("status"), given.get("kind", kind)
-    if status is not None and status not in {one.value for one in Status}:
-        message = f"must be one of {', '.join(Status)}"
-        raise InvalidInput(f"status {message}", (FieldError("status", message),))
-    if which not in ("all", kind):
-        message = f"must be {kind} or all"
-        raise InvalidInput(f"kind {message}", (FieldError("kind", message),))
-    text = given.get("q") or None
-    if text is not None and (len(text) > MAX_NAME_CHARS or not text.isprintable()):
-        message = f"must have at most {MAX_NAME_CHARS} characters, none that can't be printed"
-        raise InvalidInput(f"q {message}", (FieldError("q", message),))
-    return JobFilter(
-        kind=None if which == "all" else kind,
-        status=Status(status) if status else None,
-        text=text,
+        fields,
+        Kind.POLLING,
+        app.rules,
+        app.sources["openai"].parse,
+        actions,
+        trigger_on=TriggerOn.SUCCESS,
     )

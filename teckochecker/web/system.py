@@ -9,7 +9,7 @@ from quart import Blueprint, Response, abort
 from quart_schema import document_response, hide, security_scheme, tag
 
 from teckochecker.app import App
-from teckochecker.domain import DeliveryState, Status
+from teckochecker.domain import SANDBOXED, DeliveryState, Kind, Status
 from teckochecker.errors import DeliveryNotFound
 from teckochecker.lanes import Lane
 from teckochecker.pulse import health, percentiles
@@ -95,12 +95,21 @@ def _stats(app: App, totals: Totals) -> dict[str, object]:
 def _set_gauges(app: App, totals: Totals) -> None:
     metrics, pulse = app.metrics, app.pulse
     metrics.oldest_due.set(pulse.oldest_due_s(app.now()))
-    metrics.in_flight.set(len(pulse.jobs))
+    metrics.in_flight.set(pulse.checks_in_flight)
+    metrics.containers.set(len(pulse.scripts))
+    metrics.script_storage.set(pulse.script_bytes)
+    for kind in app.sources:
+        running = len(pulse.scripts if kind == SANDBOXED else pulse.jobs)
+        metrics.waiting.labels(kind).set(max(0, totals.due.get(kind, 0) - running))
     for state in DeliveryState:
         metrics.deliveries.labels(state.value).set(totals.deliveries.get(state, 0))
     for kind, counts in totals.jobs.items():
         for status in Status:
             metrics.jobs.labels(kind.value, status.value).set(counts.get(status, 0))
+    custom = totals.jobs[Kind.CUSTOM_CHECK]
+    for status in Status:
+        metrics.custom_jobs.labels(status.value).set(custom.get(status, 0))
+    metrics.custom_active.set(custom.get(Status.ACTIVE, 0))
 
 
 def _static(name: str) -> Response:

@@ -36,6 +36,12 @@ DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
 _ID: Final = re.compile(r"[0-9]{1,19}")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_NO_WEBHOOK: Final = {  # a custom check shows these fields without one, too
+    "webhook_url": None,
+    "webhook_method": "POST",
+    "webhook_headers": None,
+    "webhook_query_params": None,
+}
 _encoder = msgspec.json.Encoder()
 
 
@@ -128,13 +134,16 @@ def job_document(app: App, view: JobView) -> dict[str, object]:
         "kind": job.kind,
         "name": job.name,
         "status": job.status,
-        "phase": lifecycle.phase(job, checking=job.id in app.pulse.jobs),
+        "phase": lifecycle.phase(job, checking=app.pulse.checking(job.id)),
         "status_reason": job.status_reason,
         "poll_interval_seconds": job.interval_s,
         "trigger_on": job.trigger_on,
         **source.show(job.source.doc),
-        **source.progress(job.source.doc, job.last_data),
+        **source.progress(job.source.doc, job.last_data, job.source_state),
+        **({} if job.kind is Kind.POLLING else _NO_WEBHOOK),
     }
+    if job.kind is Kind.CUSTOM_CHECK:
+        document["max_consecutive_errors"] = job.max_errors
     for part in job.actions:
         document |= app.actions[part.kind].show(part.doc)
     for role, (secret_id, name) in _named(view):
@@ -159,6 +168,8 @@ def stored_fields(view: JobView, app: App) -> Document:
         "trigger_on": job.trigger_on,
         **job.source.doc,
     }
+    if job.kind is Kind.CUSTOM_CHECK:
+        fields["max_consecutive_errors"] = job.max_errors
     for part in job.actions:
         fields |= part.doc
     return fields | {role: secret_id for role, (secret_id, _) in _named(view)}
@@ -178,6 +189,7 @@ def of_kind(view: JobView, kind: Kind) -> JobView:
 
 
 def log_document(row: LogRow) -> dict[str, object]:
+    run = row.execution
     return {
         "id": row.id,
         "job_id": row.job_id,
@@ -187,6 +199,11 @@ def log_document(row: LogRow) -> dict[str, object]:
         "execution_time_ms": row.execution_time_ms,
         "detail": row.detail,
         "secrets_opened": row.secrets_opened,
+        "exit_code": run.exit_code,
+        "peak_memory_bytes": run.peak_memory_bytes,
+        "stdout": run.stdout,
+        "stderr": run.stderr,
+        "script_output": run.output,
     }
 
 

@@ -1,0 +1,447 @@
+"""A user's own script, run once in a container for each check.
+
+The script comes by upload, as one text, or from a git repository, which is looked at before
+every run. What it needs is installed once, in an image; secrets and parameters reach it by
+standard input only. What it printed becomes the finding (`verdicts`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import msgspec
+
+from teckochecker import verdicts
+from teckochecker.domain import (
+    MAX_DATA_BYTES,
+    SANDBOXED,
+    Document,
+    Execution,
+    Finding,
+    Part,
+    Secret,
+    SecretRef,
+    SecretType,
+    Verdict,
+    replace,
+)
+from teckochecker.errors import Fault, FolderError, InvalidInput, OutsideError
+from teckochecker.masking import Mask
+from teckochecker.sandbox import Needs, RunRequest, Sandbox
+from teckochecker.scripts import git, shelf
+from teckochecker.scripts.shelf import Script as Archive
+from teckochecker.scripts.tree import entry_point, subfolder
+from teckochecker.sources.interface import CheckContext, Inspect
+from teckochecker.validation import Fields, Parsed, mentioned_in, with_secrets
+from teckochecker.verdicts import Limits, RunResult
+
+MIN_TIMEOUT_S, DEFAULT_TIMEOUT_S, MAX_TIMEOUT_S = 10, 300, 3600
+MIN_MEMORY_MB, DEFAULT_MEMORY_MB, MAX_MEMORY_MB = 64, 512, 4096
+MIN_CORES, DEFAULT_CORES = 0.1, 0.5
+MAX_VARIABLE_BYTES: Final = 120 * 1024  # one environment string ends at 128 KiB, its name in it
+STREAM_CHARS: Final = 4000  # of the end of each stream, kept with the log
+GIT_DEADLINE_S: Final = 60.0
+_PREPARING_S: Final = 900.0  # what installing and the engine may take beyond the script's time
+ENTRY_POINTS: Final = {"python": "main.py", "node": "index.js"}
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
+_SHOUTED: Final = re.compile(r"[A-Z][A-Z0-9_]*")
+_OURS: Final = frozenset({"CHECK_PARAMS", "CHECK_NUMBER", "PREVIOUS_DATA"})
+_TAKEN: Final = _OURS | {"PATH", "HOME"}
+_TAKEN_PREFIXES: Final = ("LD_", "PYTHON", "NODE_")
+_PARTS_OF_LIMITS: Final = frozenset({"memory_mb", "cpu_cores"})
+
+
+class SourceType(StrEnum):
+    UPLOAD = "upload"
+    GIT = "git"
+
+
+class Runtime(StrEnum):
+    PYTHON = "python"
+    NODE = "node"
+
+
+class Network(StrEnum):
+    OPEN = "open"
+    NONE = "none"
+
+
+class Script:
+    """The source `script`; `inspect` reads what an installer printed, in a process of its own.
+
+    `access` says how git servers are reached, anew for each fetch; `cpus` bounds `cpu_cores`.
+    """
+
+    kind: ClassVar[str] = SANDBOXED
+    tests: ClassVar[SecretType | None] = None
+
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        folder: Path,
+        access: Callable[[], git.Access],
+        inspect: Inspect,
+        cpus: int,
+    ) -> None:
+        self._sandbox = sandbox
+        self._shelf = folder
+        self._access = access
+        self._inspect = inspect
+        self._cpus = cpus
+
+    def parse(self, fields: Fields) -> Parsed:
+        runtime = Runtime(fields.choice("script_runtime", Runtime))
+        default = SourceType.GIT if fields.sent("script_git_url") else SourceType.UPLOAD
+        came_from = SourceType(fields.choice("script_source_type", SourceType, default=default))
+        inline_text(fields)  # which the caller stores
+        params = fields.mapping("check_params", default={})
+        env_vars = fields.mapping("env_vars", default=None)
+        _check_params(fields, params)
+        _check_variables(fields, env_vars or {})
+        doc = {
+            "script_source_type": came_from,
+            "script_runtime": runtime,
+            "script_entrypoint": fields.text(
+                "script_entrypoint",
+                default=ENTRY_POINTS[runtime],
+                max_chars=255,
+                check=_sentence(entry_point),
+            ),
+            "check_params": params,
+            "env_vars": env_vars,
+            "timeout_seconds": fields.integer(
+                "timeout_seconds",
+                MIN_TIMEOUT_S,
+                MAX_TIMEOUT_S,
+                default=DEFAULT_TIMEOUT_S,
+                unit="seconds",
+            ),
+            "resource_limits": self._limits(fields),
+            "network": fields.choice("network", Network, default=Network.OPEN),
+            **self._repository(fields, came_from),
+        }
+        token = fields.secret("script_git_secret", None, default=None)
+        if token is not None and came_from is SourceType.UPLOAD:
+            fields.fault(token.field, "needs script_source_type git")
+        mentions = fields.mentions("env_vars", (env_vars or {}).values())
+        refs: tuple[SecretRef, ...] = (*mentions, *((token,) if token else ()))
+        return Parsed(part=Part(kind=self.kind, doc=doc), secrets=refs)
+
+    def show(self, doc: Document) -> dict[str, object]:
+        return dict(doc)
+
+    def roles(self, doc: Document) -> Mapping[str, str]:
+        return {"script_git_secret": "script_git_secret", **mentioned_in(doc["env_vars"] or {})}
+
+    def progress(
+        self, doc: Document, data: Document | None, state: Document | None
+    ) -> dict[str, object]:
+        if state is None:
+            return {"script": None}
+        shown = ("sha256", "size_bytes", "files", "commit", "stored_at")
+        return {"script": {name: state.get(name) for name in shown}}
+
+    def timeout_s(self, doc: Document, previous: Document | None) -> float:
+        return float(doc["timeout_seconds"]) + _PREPARING_S
+
+    def check(self, doc: Document, context: CheckContext) -> Finding:
+        try:
+            state = self._fetched(doc, context)
+        except (OutsideError, InvalidInput, FolderError) as error:
+            return _failed(error)
+        try:
+            found = self._ran(doc, state, context)
+        except (OutsideError, InvalidInput, FolderError) as error:
+            found = _failed(error)
+        return replace(found, state=state, data=_kept(found, context.previous))
+
+    def trial_url(self, fields: Fields) -> str:
+        return ""
+
+    def test(self, secret: Secret, doc: Document, now: datetime) -> str:
+        raise OutsideError("A script's secrets can't be tried by themselves.", Fault.REFUSED)
+
+    def needs(self, doc: Document, state: Document) -> Needs:
+        """What a job's script needs to be installed."""
+        return Needs(
+            runtime=Runtime(doc["script_runtime"]).value,
+            script=shelf.path(self._shelf, state["sha256"]),
+            dependencies=tuple((path, digest) for path, digest in state["dependencies"]),
+        )
+
+    def _fetched(self, doc: Document, context: CheckContext) -> Document:
+        """Where the script is, after a look at its repository."""
+        state = context.state
+        if doc["script_source_type"] == SourceType.UPLOAD:
+            if state is None:
+                raise InvalidInput("The job has no script yet: upload it.")
+            return state
+        place = placed(doc)
+        known = state if state and state.get("place") == place and self._has(state) else None
+        found = git.refresh(
+            repository(doc, context.secrets.get("script_git_secret")),
+            self._shelf,
+            entrypoint=doc["script_entrypoint"],
+            known_commit=known["commit"] if known else None,
+            access=self._access(),
+            deadline_s=GIT_DEADLINE_S,
+            checkpoint=context.checkpoint,
+        )
+        if isinstance(found, git.NotMoved):
+            assert known is not None
+            return known
+        return {**stored(found.script, context.now), "commit": found.commit, "place": place}
+
+    def _has(self, state: Document) -> bool:
+        try:
+            shelf.path(self._shelf, state["sha256"])
+        except FolderError:
+            return False
+        return True
+
+    def _ran(self, doc: Document, state: Document, context: CheckContext) -> Finding:
+        variables = environment(doc, context)
+        needs = self.needs(doc, state)
+        image = self._sandbox.prepare(needs, self._inspect, context.checkpoint)
+        limits = limits_of(doc)
+        result = self._sandbox.run(
+            RunRequest(
+                run_id=secrets.token_hex(12),
+                job_id=str(context.job_id),
+                image=image,
+                runtime=needs.runtime,
+                script=needs.script,
+                entrypoint=doc["script_entrypoint"],
+                environment=variables,
+                limits=limits,
+                network=Network(doc["network"]).value,
+            ),
+            context.checkpoint,
+        )
+        mask = Mask(tuple(secret.reveal() for secret in context.secrets.values()))
+        found = verdicts.finding(result, limits, mask)
+        return replace(found, execution=_execution(result, found, mask))
+
+    def _repository(self, fields: Fields, came_from: SourceType) -> dict[str, object]:
+        names = ("script_git_url", "script_git_branch", "script_git_subfolder")
+        if came_from is not SourceType.GIT:
+            for name in names:
+                if fields.sent(name):
+                    fields.fault(name, "needs script_source_type git")
+            return dict.fromkeys(names)
+        if fields.sent("script"):
+            fields.fault("script", "needs script_source_type upload")
+        url = fields.text("script_git_url", max_chars=500)
+        branch = fields.text("script_git_branch", default="main", max_chars=100) or "main"
+        folder = fields.text(
+            "script_git_subfolder", default=None, max_chars=500, check=_sentence(subfolder)
+        )
+        if url is None:  # the stored job came by upload
+            fields.fault("script_git_url", "is required")
+        elif url:
+            wanted = git.Repository(url=url, branch=branch, subfolder=folder or "")
+            try:
+                git.check(wanted, self._access().allowed)
+            except InvalidInput as error:
+                about_branch = "can't be a branch" in str(error)
+                fields.fault("script_git_branch" if about_branch else "script_git_url", str(error))
+        return dict(zip(names, (url, branch, folder), strict=True))
+
+    def _limits(self, fields: Fields) -> dict[str, object]:
+        given = fields.mapping("resource_limits", default={})
+        inner = Fields(given)
+        limits: dict[str, object] = {
+            "memory_mb": inner.integer(
+                "memory_mb", MIN_MEMORY_MB, MAX_MEMORY_MB, default=DEFAULT_MEMORY_MB, unit="MB"
+            ),
+            "cpu_cores": inner.number(
+                "cpu_cores", MIN_CORES, self._cpus, default=min(DEFAULT_CORES, self._cpus)
+            ),
+        }
+        if "resource_limits" not in fields.given:  # a stored one isn't judged again
+            return {**limits, **given}
+        try:
+            inner.done("limit of resources")
+        except InvalidInput as error:
+            for fault in error.errors:
+                fields.fault(f"resource_limits.{fault.field}", fault.message)
+        return limits
+
+
+def inline_text(fields: Fields) -> str | None:
+    """The script as one text, None when the document brings none."""
+
+    def checked(given: object) -> str:
+        if not isinstance(given, str):
+            raise ValueError("must be the script's text")
+        if not given.strip():
+            raise ValueError("must not be blank")
+        return given
+
+    text: str | None = fields.value("script", None, checked, None)
+    return text
+
+
+def stored(archive: Archive, now: datetime) -> Document:
+    """What a job keeps of an accepted script."""
+    return {
+        "sha256": archive.sha256,
+        "size_bytes": archive.size_bytes,
+        "files": archive.files,
+        "dependencies": [list(pair) for pair in archive.dependencies],
+        "stored_at": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def placed(doc: Document) -> list[object]:
+    """What a known commit is about: with another of these it says nothing."""
+    names = ("script_git_url", "script_git_branch", "script_git_subfolder", "script_entrypoint")
+    return [doc[name] for name in names]
+
+
+def repository(doc: Document, credentials: Secret | None) -> git.Repository:
+    return git.Repository(
+        url=doc["script_git_url"],
+        branch=doc["script_git_branch"],
+        subfolder=doc["script_git_subfolder"] or "",
+        credentials=credentials,
+    )
+
+
+def limits_of(doc: Document) -> Limits:
+    limits = doc["resource_limits"]
+    return Limits(
+        memory_mb=limits["memory_mb"],
+        cpu_cores=limits["cpu_cores"],
+        timeout_s=float(doc["timeout_seconds"]),
+    )
+
+
+def environment(doc: Document, context: CheckContext) -> dict[str, str]:
+    """The variables of one run: the job's own, its parameters, and what is known of before.
+
+    A parameter becomes a variable where its name in capitals is free; text as it is, numbers
+    and booleans as JSON. Raises InvalidInput for a secret that is gone or a value too long.
+    """
+    own = dict(doc["env_vars"] or {})
+    try:
+        opened = {name: with_secrets(text, context.secrets) for name, text in own.items()}
+    except KeyError as missing:
+        raise OutsideError(
+            f"env_vars names {missing.args[0]}, which was deleted: name another secret.",
+            Fault.CREDENTIALS,
+        ) from None
+    params = doc["check_params"]
+    variables = {
+        **_shouted(params, own),
+        **opened,
+        "CHECK_PARAMS": _json(params),
+        "CHECK_NUMBER": str(context.number),
+        "PREVIOUS_DATA": _json(context.previous or {}),
+    }
+    for name, text in variables.items():
+        if len(text.encode()) > MAX_VARIABLE_BYTES:
+            raise InvalidInput(
+                f"The variable {name} is longer than {MAX_VARIABLE_BYTES} bytes: shorten it."
+            )
+        if "\0" in text:
+            raise InvalidInput(f"The variable {name} holds a NUL character: set it anew.")
+    return variables
+
+
+def _shouted(params: Document, own: Mapping[str, str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, value in params.items():
+        name = key.upper()
+        if not _SHOUTED.fullmatch(name) or name in own or name in _TAKEN:
+            continue
+        if name.startswith(_TAKEN_PREFIXES):
+            continue
+        if isinstance(value, str):
+            found[name] = value
+        elif isinstance(value, bool | int | float):
+            found[name] = _json(value)
+    return found
+
+
+def _check_params(fields: Fields, params: Document) -> None:
+    if "check_params" not in fields.given:
+        return
+    size = len(msgspec.json.encode(params))
+    if size > MAX_DATA_BYTES:
+        fields.fault("check_params", f"must have at most {MAX_DATA_BYTES} bytes, not {size}")
+    if "secret_ref:" in _json(params):
+        fields.fault("check_params", "must not hold a secret: it is shown, so use env_vars")
+
+
+def _check_variables(fields: Fields, env_vars: Mapping[str, object]) -> None:
+    if "env_vars" not in fields.given:
+        return
+    for name, value in env_vars.items():
+        if not _VARIABLE.fullmatch(name):
+            fields.fault("env_vars", f"{name!r} isn't a name of letters, digits and '_'")
+        elif name in _OURS:
+            fields.fault("env_vars", f"must not hold {name}: we set it")
+        elif not isinstance(value, str):
+            fields.fault("env_vars", f"{name} must be text: write numbers in quotes")
+        elif "\0" in value or len(value.encode()) > MAX_VARIABLE_BYTES:
+            fields.fault("env_vars", f"{name} must have at most {MAX_VARIABLE_BYTES} bytes, no NUL")
+
+
+def _sentence(check: Callable[[str], str]) -> Callable[[str], str]:
+    def checked(text: str) -> str:
+        try:
+            return check(text)
+        except InvalidInput as error:
+            raise ValueError(str(error)) from error
+
+    return checked
+
+
+def _failed(error: OutsideError | InvalidInput | FolderError) -> Finding:
+    """A check whose script couldn't be had, prepared or started."""
+    if isinstance(error, OutsideError):
+        return Finding(
+            verdict=Verdict.ERROR,
+            message=str(error),
+            fault=error.fault,
+            retry_after_s=error.retry_after_s,
+            detail=error.answer or None,
+        )
+    return Finding(verdict=Verdict.ERROR, message=_capital(str(error)), fault=Fault.MALFORMED)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _kept(found: Finding, previous: Document | None) -> Document | None:
+    """An ERROR adds to what was known, so that a script's own state outlives it."""
+    if found.verdict is not Verdict.ERROR or not previous:
+        return found.data
+    both = {**previous, **(found.data or {})}
+    return both if len(msgspec.json.encode(both)) <= MAX_DATA_BYTES else None
+
+
+def _execution(result: RunResult, found: Finding, mask: Mask) -> Execution:
+    told = found.verdict is not Verdict.ERROR or "raw_output" not in (found.data or {"raw_output"})
+    said = {"status": found.verdict.value, "message": found.message, "data": found.data}
+    return Execution(
+        exit_code=result.exit_code,
+        peak_memory_bytes=result.peak_memory_bytes,
+        stdout=result.stdout.shown(mask)[-STREAM_CHARS:],
+        stderr=result.stderr.shown(mask)[-STREAM_CHARS:],
+        output=said if told else None,
+        startup_ms=result.startup_ms,
+    )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
