@@ -8,6 +8,7 @@ manager draws its own conclusions from silence.
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,9 +31,10 @@ class Notifier:
     every_s: float = STATUS_EVERY_S
 
     @classmethod
-    def of(cls, address: str, watchdog_usec: str, watchdog_pid: str, pid: int) -> Notifier:
-        """From NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID; they may be meant for another."""
-        if not watchdog_usec.isdecimal() or watchdog_pid not in ("", str(pid)):
+    def from_env(cls, env: Mapping[str, str], pid: int) -> Notifier:
+        """The manager that the environment of process `pid` names; a watchdog may be another's."""
+        address, watchdog_usec = env.get("NOTIFY_SOCKET", ""), env.get("WATCHDOG_USEC", "")
+        if not watchdog_usec.isdecimal() or env.get("WATCHDOG_PID", str(pid)) != str(pid):
             return cls(address)
         # A third of the time-out, so that one late message does no harm.
         return cls(address, min(STATUS_EVERY_S, int(watchdog_usec) / _MICRO / 3))

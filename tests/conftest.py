@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -147,3 +149,22 @@ async def eventually(
                 return found
             await trio.sleep(0.02)
     raise AssertionError(f"not as wanted within {seconds} s: {found}")
+
+
+_REQUIRED = frozenset(filter(None, os.environ.get("TECKO_REQUIRE", "").split(",")))
+_passed: Counter[str] = Counter()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" and report.passed:
+        _passed.update(_REQUIRED & set(report.keywords))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A whole run in which no test of a required kind passed has shown nothing."""
+    option = session.config.option
+    whole = not option.keyword and not option.markexpr and option.file_or_dir == []
+    absent = [kind for kind in sorted(_REQUIRED) if not _passed[kind]]
+    if whole and absent and not hasattr(session.config, "workerinput"):
+        print(f"TECKO_REQUIRE: no test marked {', '.join(absent)} has passed.")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

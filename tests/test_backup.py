@@ -508,12 +508,13 @@ def test_a_full_disk_is_told_and_leaves_nothing(good: Path) -> None:
     assert list((home / "backups").iterdir()) == []
 
 
-def test_progress_is_told_of_what_is_large(tmp_path: Path, monkeypatch: Any) -> None:
+def test_progress_is_told_of_what_is_large(tmp_path: Path) -> None:
     words: list[str] = []
-    monkeypatch.setattr(archive, "_TOLD_BYTES", 1000)
-    home = prepared_home(tmp_path / "home", 50)
+    home = prepared_home(tmp_path / "home", 1)
+    script = on_the_shelf(home, bytes(65 * 1024 * 1024))
 
     backup.create(home, home / "teckochecker.db", home / "b.tar.gz", NOW, words.append)
 
     assert words[0] == "copying the database"
-    assert any(word.startswith("packing teckochecker.db: 100 %") for word in words)
+    assert f"packing scripts/{script.name}: 50 % of 68 MB" in words
+    assert words[-1] == f"reading scripts/{script.name}: 100 % of 68 MB"

@@ -49,7 +49,7 @@ from teckochecker.errors import (
     TeckoError,
     VaultError,
 )
-from teckochecker.lock import DataLock, holder
+from teckochecker.lock import SUPERVISOR, DataLock, holder
 from teckochecker.simulators import HTML, Keboola, OpenAI, queue_error
 
 KEY = "sk-test-openai-key-1"
@@ -1059,13 +1059,13 @@ def test_a_detached_daemon_runs_on_and_stop_ends_it(sh: Shell) -> None:
     assert found
     assert started.json == {"url": found.url, "pid": found.pid}
     assert sh("job", "list").code == 0
-    assert {check["state"] for check in sh.json("doctor")["checks"]} == {"ok"}
+    assert {check["state"] for check in sh.json("doctor")["checks"]} <= {"ok", "note"}
     os.kill(found.pid, signal.SIGSTOP)
     late = sh("stop", "--timeout=0")
     os.kill(found.pid, signal.SIGCONT)
     assert late.code == 7
     end = time.monotonic() + LONG_S
-    while holder(sh.machine.home) is not None:
+    while holder(sh.machine.home) or holder(sh.machine.home, SUPERVISOR):
         assert time.monotonic() < end
         time.sleep(0.02)
     assert sh("stop").code == 6
@@ -1147,54 +1147,3 @@ def test_follow_shows_what_comes_until_ctrl_c(stocked: Shell) -> None:
     assert "hanged" in third
     assert errors == b""
     assert child.returncode == 130
-
-
-# -- doctor
-
-
-def findings(done: Done) -> dict[str, tuple[str, str]]:
-    return {one["name"]: (one["state"], one["remedy"]) for one in done.json["checks"]}
-
-
-def test_doctor_finds_nothing_bad_in_a_good_installation(stocked: Shell) -> None:
-    stocked.env(API_PORT="0")
-    done = stocked.good("doctor", "--output=json")
-    found = findings(done)
-    assert found.pop("daemon") == ("warning", "run `teckochecker start`")
-    assert {state for state, _ in found.values()} == {"ok"}
-    assert "SECRET_KEY opens all 2 secrets" in stocked.good("doctor").out
-
-
-def test_doctor_before_init_says_what_is_missing(bare: Shell) -> None:
-    done = bare("doctor", "--output=json")
-    assert done.code == 1
-    assert findings(done)["folder"] == ("bad", "run `teckochecker init`")
-    assert not bare.machine.home.exists()
-
-
-def test_doctor_has_a_remedy_for_each_bad_thing(stocked: Shell) -> None:
-    (stocked.machine.home / "token").chmod(0o644)
-    os.utime(stocked.machine.home / "teckochecker.db", (time.time() + 9999,) * 2)
-    stocked.env(SECRET_KEY=OTHER_KEY)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        stocked.env(API_PORT=str(taken.getsockname()[1]))
-        done = stocked("doctor", "--output=json")
-    assert done.code == 1
-    bad = {name: remedy for name, (state, remedy) in findings(done).items() if state == "bad"}
-    assert bad.keys() == {"token", "database", "clock", "port"}
-    assert all(bad.values())
-    stocked.env(API_PORT="no")
-    assert findings(stocked("doctor", "--output=json"))["settings"][0] == "bad"
-
-
-def test_doctor_reaches_the_services_that_jobs_use(stocked: Shell) -> None:
-    with OpenAI() as openai, Keboola() as keboola:
-        stocked.env(OPENAI_BASE_URL=openai.base_url, API_PORT="0")
-        stocked.good(
-            "job", "create", "--name=a", *JOB[:3], f"--keboola-stack={keboola.url}", "--config-id=1"
-        )
-        found = findings(stocked.good("doctor", "--online", "--output=json"))
-        assert found[openai.base_url] == ("ok", "")
-        assert found[keboola.url] == ("ok", "")
-    found = findings(stocked("doctor", "--online", "--output=json"))
-    assert found[keboola.url][0] == "bad"

@@ -13,6 +13,10 @@ def run(argv: Sequence[str]) -> int:
     if list(argv) == ["--version"]:
         sys.stdout.write(f"teckochecker {__version__}\n")
         return 0
+    if argv[:1] == ["supervise"]:  # our own doing; it stays for months, so it stays small
+        from teckochecker.cli import supervisor
+
+        return supervisor.main(argv[1:])
     from teckochecker.cli.program import dispatch  # late: --version must import almost nothing
 
     return dispatch(argv)

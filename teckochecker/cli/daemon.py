@@ -33,7 +33,7 @@ from teckochecker.cli.output import (
     show_fields,
 )
 from teckochecker.errors import AccessDenied, NotReachable
-from teckochecker.lock import holder
+from teckochecker.lock import DAEMON, SUPERVISOR, DataLock, holder
 
 START_S: Final = 60.0  # a migration of a large database takes its time
 _LOOK_EVERY_S: Final = 0.05
@@ -58,6 +58,8 @@ def start(
 ) -> int:
     """Run the daemon until Ctrl-C or `teckochecker stop`.
 
+    In the background it is started again when it crashes, after 1 s, 2 s, up to a minute.
+
     Example: teckochecker start --detach --port 8000
     """
     flags = {"API_HOST": host, "API_PORT": None if port is None else str(port)}
@@ -75,7 +77,7 @@ def start(
 
     if not settings.api_host.startswith(_LOOPBACK):
         note(f"Note: {settings.api_host} can be reached from outside; every request needs a token.")
-    daemon.run(settings, announce)
+    daemon.run(settings, announce, environment.notifier())
     return Exit.OK
 
 
@@ -91,17 +93,19 @@ def stop(
     Example: teckochecker stop --timeout 2m
     """
     home = environment.home()
-    found = _running(home)
-    _terminate(found)
+    supervisor = holder(home, SUPERVISOR)  # which would start the daemon again
+    pid = supervisor.pid if supervisor else _running(home).pid
+    name = SUPERVISOR if supervisor else DAEMON
+    _terminate(pid)
     until = time.monotonic() + timeout
-    while _still(home, found):
+    while _still(home, name, pid):
         if time.monotonic() > until:
             raise TimedOut(
-                f"The daemon (pid {found.pid}) hasn't ended within {timeout:.0f} s: wait longer "
+                f"The daemon (pid {pid}) hasn't ended within {timeout:.0f} s: wait longer "
                 f"with --timeout; a second `teckochecker stop` ends it at once."
             )
         time.sleep(_LOOK_EVERY_S)
-    answer(json.dumps({"pid": found.pid}).encode(), output, lambda: say("The daemon has ended."))
+    answer(json.dumps({"pid": pid}).encode(), output, lambda: say("The daemon has ended."))
     return Exit.OK
 
 
@@ -119,9 +123,12 @@ def status(*, output: Output = "table") -> int:
 
 
 def _start_detached(flags: Mapping[str, str], output: str) -> int:
-    """Start a second process and see it answer, or hand on its error and exit code."""
+    """Start supervisor and daemon and see that answer, or hand on its error and exit code."""
     options = [f"--{name.removeprefix('API_').lower()}={value}" for name, value in flags.items()]
-    command = [*environment.program(), "start", "--detached", "--output=json", *options]
+    program, settings = environment.program(), environment.settings(flags)
+    daemon = [*program, "start", "--detached", "--output=json", *options]
+    lock = DataLock(settings.home, SUPERVISOR)
+    command = [*program, "supervise", str(lock.fileno()), str(settings.log_file or ""), *daemon]
     with tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(  # noqa: S603
             command,
@@ -130,7 +137,9 @@ def _start_detached(flags: Mapping[str, str], output: str) -> int:
             stderr=errors,
             env=environment.of_child(),
             start_new_session=True,
+            pass_fds=[lock.fileno()],
         )
+        lock.hand_on()
         assert child.stdout is not None
         with child.stdout as told:
             line = _line_of(child, told)
@@ -175,20 +184,24 @@ def _let_go() -> None:
     os.dup2(sys.stdout.fileno(), sys.stderr.fileno())
 
 
-def _terminate(found: Running) -> None:
+def _terminate(pid: int) -> None:
     try:
-        os.kill(found.pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGTERM)
     except ProcessLookupError:
         return  # it has just ended
     except PermissionError as error:
         raise AccessDenied(
-            f"The daemon (pid {found.pid}) belongs to another user: stop it as that user."
+            f"The daemon (pid {pid}) belongs to another user: stop it as that user."
         ) from error
 
 
 def _running(home: Path) -> Running:
     """The daemon on this data; NotReachable without one, or with one that isn't up."""
     found = installation.settled(home)
+    if found is None and holder(home, SUPERVISOR):
+        raise NotReachable(
+            "The daemon has crashed and is started again within a minute: its log tells why."
+        )
     if found is None:
         raise NotReachable(f"No daemon runs on {home}: start one with `teckochecker start`.")
     if found.url is None:
@@ -196,10 +209,10 @@ def _running(home: Path) -> Running:
     return Running(found.pid, found.url)
 
 
-def _still(home: Path, running: Running) -> bool:
-    """Whether that process holds the data still; it wipes its pid just before it lets go."""
-    found = holder(home)
-    return found is not None and found.pid in (running.pid, 0)
+def _still(home: Path, name: str, pid: int) -> bool:
+    """Whether that process holds its lock still; it wipes its pid just before it lets go."""
+    found = holder(home, name)
+    return found is not None and found.pid in (pid, 0)
 
 
 def _status_fields(

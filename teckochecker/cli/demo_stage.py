@@ -29,7 +29,7 @@ START_PAUSE_S: Final = 0.05
 DRAIN_S: Final = 2
 END_S: Final = DRAIN_S + 8.0  # a daemon that overruns its drain ends itself five seconds later
 LAST_LINES: Final = 15
-_INHERITED: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYINSTALLER_RESET_ENVIRONMENT")
+_INHERITED: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
 
 Pause = Callable[[float], None]
 

@@ -117,7 +117,9 @@ def _fitting(limits_mb: Sequence[int], host_mb: int) -> int:
 # Services
 
 
-def services(settings: Settings, jobs: Iterable[Document]) -> Iterator[Check]:
+def services(
+    settings: Settings, jobs: Iterable[Document], *, reach_s: float = REACH_S
+) -> Iterator[Check]:
     """Reach for each origin that jobs use, many at once; their clocks judge ours."""
     from teckochecker.http import Http
 
@@ -128,7 +130,7 @@ def services(settings: Settings, jobs: Iterable[Document]) -> Iterator[Check]:
     http = Http(settings.allowed_private_hosts, max_connections=AT_ONCE)
     try:
         with ThreadPoolExecutor(AT_ONCE) as threads:
-            reached = list(threads.map(partial(_reached, http), found[:MAX_SERVICES]))
+            reached = list(threads.map(partial(_reached, http, reach_s), found[:MAX_SERVICES]))
     finally:
         http.close()
     yield from (one.check for one in reached)
@@ -153,10 +155,10 @@ def origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}".lower()
 
 
-def _reached(http: Http, url: str) -> Reached:
+def _reached(http: Http, reach_s: float, url: str) -> Reached:
     """Any answer will do: the root is asked for, so that no webhook is called by this."""
     try:
-        reply = http.request("GET", f"{url}/", timeout_s=REACH_S, connect_timeout_s=REACH_S)
+        reply = http.request("GET", f"{url}/", timeout_s=reach_s, connect_timeout_s=reach_s)
     except HttpError as error:
         if error.status_code is None:
             remedy = "check the address, the network, and ALLOWED_PRIVATE_HOSTS for a private one"

@@ -17,6 +17,7 @@ from teckochecker.errors import AccessDenied, ConfigError, FolderError
 
 if TYPE_CHECKING:
     from teckochecker.config import Origin, Settings
+    from teckochecker.notify import Notifier
 
 Layer = tuple[str, Mapping[str, str]]
 """Where texts come from, in words for people, and the texts by name."""
@@ -111,12 +112,15 @@ def program() -> list[str]:
 
 
 def of_child() -> dict[str, str]:
-    """The environment for a second process of this program.
+    """The environment for a second process of this program."""
+    return dict(os.environ)
 
-    Without the variable, the child of a frozen executable uses its parent's unpacked files,
-    which go when the parent ends.
-    """
-    return {**os.environ, "PYINSTALLER_RESET_ENVIRONMENT": "1"}
+
+def notifier() -> Notifier:
+    """The service manager that wants to hear of this process, if there is one."""
+    from teckochecker.notify import Notifier
+
+    return Notifier.from_env(os.environ, os.getpid())
 
 
 def shell() -> str:

@@ -21,6 +21,7 @@ HEALTHY_S: Final = 600.0  # after so long the pauses begin anew
 # don't fit. What they are called is left where importing it costs 4 MB.
 FINAL: Final = frozenset({0, 5, 78})
 
+_NO_PROGRAM: Final = 127  # as shells have it
 _STOPS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 _AWAITED: Final = _STOPS | {signal.SIGCHLD, signal.SIGALRM}
 
@@ -59,9 +60,12 @@ def _hold(lock: int) -> None:
     os.pwrite(lock, b'{"pid": %d, "url": null}' % os.getpid(), 0)
 
 
-def _run(command: Sequence[str]) -> tuple[int, bool]:
+def _run(command: list[str]) -> tuple[int, bool]:
     """The daemon's exit code, negative for a signal, and whether somebody wanted its end."""
-    pid = os.posix_spawn(command[0], command, os.environ, setsigmask=())
+    try:
+        pid = os.posix_spawn(command[0], command, os.environ, setsigmask=())
+    except OSError:  # somebody has cleared the cache of the executable; its next use fills it
+        return _NO_PROGRAM, False
     stopped = False
     while True:
         if signal.sigwait(_AWAITED) in _STOPS:
