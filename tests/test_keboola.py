@@ -20,7 +20,7 @@ from teckochecker.actions.keboola import variables
 from teckochecker.addresses import Allowed
 from teckochecker.app import App, assemble
 from teckochecker.config import Settings
-from teckochecker.domain import Document, Doubt, NotFoundYet, Receipt, Secret, Sent, Undecided
+from teckochecker.domain import Document, Doubt, Kind, NotFoundYet, Receipt, Secret, Sent, Undecided
 from teckochecker.errors import Fault, InvalidInput, KeboolaError, OutsideError
 from teckochecker.http import Http
 from teckochecker.simulators import (
@@ -129,6 +129,45 @@ def test_discovery_gets_no_token_and_the_queue_does(action: Action, keboola: Keb
     assert "x-storageapi-token" not in discovery.headers
     assert (start.method, start.path) == START
     assert start.headers["x-storageapi-token"] == TOKEN
+
+
+@pytest.mark.parametrize("gone", [DROP, Answer(404, {"error": "no such path"})])
+def test_a_queue_that_is_gone_is_looked_for_anew(
+    action: Action, keboola: Keboola, gone: Answer
+) -> None:
+    with Keboola(tokens=[TOKEN]) as moved:
+        keboola.instead(*DISCOVERY, discovered(moved.url))
+        moved.instead(*START, gone)
+        refused(action, spec(keboola.url))
+
+        sent(action, spec(keboola.url))
+
+    assert paths(keboola) == ["GET /v2/storage", "GET /v2/storage", "POST /jobs"]
+
+
+def test_a_stack_in_capitals_has_the_same_queue(action: Action, keboola: Keboola) -> None:
+    keboola.instead(*DISCOVERY, DROP)
+
+    sent(action, spec(f"http://Connection.Localhost:{keboola.port}"))
+
+    assert paths(keboola)[-1] == "POST /jobs"
+
+
+def test_a_custom_check_sends_its_verdict_message_and_data() -> None:
+    said = event(
+        job_kind=Kind.CUSTOM_CHECK, message="Done.", data={"batches": ["not", "ours"], "n": 1}
+    )
+
+    found = variables({"own": "1"}, said)
+
+    assert found == {
+        "own": "1",
+        "check_status": "SUCCESS",
+        "check_message": "Done.",
+        "check_data": '{"batches":["not","ours"],"n":1}',
+        "teckochecker_job_id": "7",
+        "teckochecker_event_id": "evt_1",
+    }
 
 
 def test_discovery_is_remembered_per_stack(action: Action, keboola: Keboola) -> None:

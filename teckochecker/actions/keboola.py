@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import msgspec
 
+from teckochecker.actions import keboola_answers as answers
 from teckochecker.actions.interface import DeliveryContext
 from teckochecker.addresses import Allowed, parse_url
 from teckochecker.domain import (
@@ -32,7 +33,7 @@ from teckochecker.domain import (
     Undecided,
 )
 from teckochecker.errors import Fault, HttpError, InvalidInput, KeboolaError
-from teckochecker.http import Http, Reply, retry_after_s
+from teckochecker.http import Http, Reply
 from teckochecker.validation import Fields, Parsed
 
 DEFAULT_COMPONENT: Final = "keboola.orchestrator"  # a flow is what people mostly start
@@ -41,7 +42,6 @@ MAX_VARIABLES: Final = 50
 SEARCH_LIMIT: Final = 100
 SEARCH_BYTES: Final = 4 * 1024 * 1024  # a hundred jobs with their results
 _CLOCK_SKEW: Final = timedelta(minutes=5)  # between this host and Keboola
-_FAILED_STATES: Final = frozenset({"error", "terminated", "cancelled"})
 _OURS: Final = frozenset(
     {
         "batch_ids_completed",
@@ -130,10 +130,10 @@ class Keboola:
         queue = self._queue(doc["keboola_stack_url"])
         url = f"{queue}/jobs/{quote(receipt.id, safe='')}"
         reply = self._call("GET", url, _token(context), context)
-        job = _document(reply)
+        job = answers.document(reply)
         if str(job.get("id")) != receipt.id:
             raise KeboolaError("Keboola answered about another job.", Fault.MALFORMED)
-        return _receipt(job)
+        return answers.receipt(job)
 
     def trial_url(self, fields: Fields) -> str:
         return str(fields.text("keboola_stack_url", max_chars=500, check=self._url))
@@ -145,8 +145,8 @@ class Keboola:
         headers = {"x-storageapi-token": secret.reveal(), "accept": "application/json"}
         reply = self._http.request("GET", url, headers=headers, timeout_s=REQUEST_TIMEOUT_S)
         if reply.status_code != 200:
-            raise error_of(reply, now)
-        return _verified(reply.document())
+            raise answers.error_of(reply, now)
+        return answers.verified(reply.document())
 
     def _start(
         self, queue: str, token: Secret, doc: Document, event: Event, context: DeliveryContext
@@ -154,7 +154,7 @@ class Keboola:
         body = msgspec.json.encode(start_body(doc, event))
         reply = self._call("POST", f"{queue}/jobs", token, context, body)
         try:
-            receipt = _receipt(_document(reply))
+            receipt = answers.receipt(answers.document(reply))
         except KeboolaError as error:  # it said yes in a way that we can't read: look for it
             raise KeboolaError(
                 f"Keboola answered {reply.status_code} without a job: {error}",
@@ -188,10 +188,10 @@ class Keboola:
                 "limit": SEARCH_LIMIT,
             },
         )
-        jobs = _jobs(reply)
+        jobs = answers.jobs(reply)
         for job in jobs:
-            if _event_id(job) == event.id:
-                receipt = _receipt(job)
+            if answers.event_id(job) == event.id:
+                receipt = answers.receipt(job)
                 follow_up = bool(doc["follow_up"]) and not receipt.finished
                 return Sent(receipt=receipt, follow_up=follow_up, found=True)
         if len(jobs) >= SEARCH_LIMIT or any("variableValuesData" not in job for job in jobs):
@@ -225,10 +225,13 @@ class Keboola:
                 max_bytes=SEARCH_BYTES if params else 64 * 1024,
             )
         except HttpError as error:
+            self._forget(url)
             started = method == "POST" and error.maybe_done
             raise KeboolaError(str(error), error.fault, maybe_done=started) from error
         if not 200 <= reply.status_code < 300:
-            raise error_of(reply, context.now, started=method == "POST")
+            if reply.status_code == 404:
+                self._forget(url)
+            raise answers.error_of(reply, context.now, started=method == "POST")
         return reply
 
     def _queue(self, stack_url: str) -> str:
@@ -243,6 +246,12 @@ class Keboola:
         with self._lock:
             self._queues[stack_url] = found
         return found
+
+    def _forget(self, url: str) -> None:
+        """The queue that `url` belongs to is asked for anew: it may have moved."""
+        with self._lock:
+            kept = (one for one in self._queues.items() if not url.startswith(one[1]))
+            self._queues = dict(kept)
 
     def _discovered(self, stack_url: str) -> str | None:
         url = f"{stack_url}/v2/storage"
@@ -297,7 +306,9 @@ def variables(own: Document, event: Event) -> dict[str, str]:
     custom = event.job_kind is Kind.CUSTOM_CHECK
     values: dict[str, object] = {
         **own,
-        **(_finding_variables(event) if custom else _batch_variables(event.data.get("batches", ()))),
+        **(
+            _finding_variables(event) if custom else _batch_variables(event.data.get("batches", ()))
+        ),
         "teckochecker_job_id": event.job_id,
         "teckochecker_event_id": event.id,
     }
@@ -324,48 +335,6 @@ def _batch_variables(batches: Sequence[Mapping[str, Any]]) -> dict[str, object]:
     }
 
 
-def error_of(reply: Reply, now: datetime, *, started: bool = False) -> KeboolaError:
-    """An answer that isn't a success; `exceptionId` is what Keboola's support asks for.
-
-    After a request that starts something (`started`), a gateway's 502 or 504 leaves open
-    whether it was carried out.
-    """
-    said, exception_id = _error_body(reply)
-    where = f" (exceptionId {exception_id})" if exception_id else ""
-    fault = _fault(reply.status_code)
-    hint = "; check the secret with `secret test`" if fault is Fault.CREDENTIALS else ""
-    return KeboolaError(
-        f"Keboola answered {reply.status_code}: {said}{hint}{where}",
-        fault,
-        retry_after_s=retry_after_s(reply.headers.get("retry-after"), now),
-        status_code=reply.status_code,
-        answer=reply.text,
-        maybe_done=started and reply.status_code in (502, 504),
-    )
-
-
-def _fault(status_code: int) -> Fault:
-    if status_code in (401, 403):
-        return Fault.CREDENTIALS
-    if status_code == 404:
-        return Fault.NOT_FOUND
-    if status_code in (429, 503):
-        return Fault.RATE_LIMITED
-    if 400 <= status_code < 500 and status_code not in (408, 425):
-        return Fault.REFUSED
-    return Fault.TRANSIENT
-
-
-def _error_body(reply: Reply) -> tuple[str, str | None]:
-    try:
-        document = reply.document()
-    except HttpError:
-        return reply.text[:200].strip() or "nothing", None
-    said = document.get("error") or document.get("reason") or "no message"
-    exception_id = document.get("exceptionId")
-    return str(said)[:500], str(exception_id)[:100] if exception_id else None
-
-
 def _check_variables(fields: Fields, given: Mapping[str, Any] | None) -> None:
     names = set(given or ())
     if len(names) > MAX_VARIABLES:
@@ -388,7 +357,7 @@ def _is_queue(service: object) -> bool:
 
 
 def _guessed(stack_url: str) -> str:
-    parts = urlsplit(stack_url)
+    parts = urlsplit(stack_url.lower())
     if not parts.netloc.startswith("connection."):
         raise KeboolaError(
             f"{stack_url} doesn't tell where its job queue is: check keboola_stack_url.",
@@ -398,58 +367,5 @@ def _guessed(stack_url: str) -> str:
     return urlunsplit((parts.scheme, host, "", "", ""))
 
 
-def _document(reply: Reply) -> dict[str, Any]:
-    try:
-        return reply.document()
-    except HttpError as error:
-        raise KeboolaError(str(error), error.fault) from error
-
-
-def _receipt(job: Mapping[str, Any]) -> Receipt:
-    """Our receipt from a job of the queue; `isFinished` is the flag to trust."""
-    job_id = job.get("id")
-    if not isinstance(job_id, str | int) or not str(job_id) or len(str(job_id)) > 100:
-        raise KeboolaError("the job has no id", Fault.MALFORMED)
-    status, url, result = job.get("status"), job.get("url"), job.get("result")
-    message = result.get("message") if isinstance(result, dict) else None
-    return Receipt(
-        id=str(job_id),
-        url=url[:500] if isinstance(url, str) else None,
-        status=status[:50] if isinstance(status, str) else None,
-        finished=job.get("isFinished") is True,
-        failed=status in _FAILED_STATES,
-        message=message[:500] if isinstance(message, str) else None,
-    )
-
-
-def _jobs(reply: Reply) -> list[dict[str, Any]]:
-    try:
-        found = msgspec.json.decode(reply.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise KeboolaError("Keboola's search answered without JSON.", Fault.MALFORMED) from error
-    if not isinstance(found, list):
-        raise KeboolaError("Keboola's search answered without a list.", Fault.MALFORMED)
-    return [job for job in found if isinstance(job, dict)]
-
-
-def _event_id(job: Mapping[str, Any]) -> str | None:
-    data = job.get("variableValuesData")
-    values = data.get("values") if isinstance(data, dict) else None
-    for one in values if isinstance(values, list) else ():
-        if isinstance(one, dict) and one.get("name") == "teckochecker_event_id":
-            return str(one.get("value"))
-    return None
-
-
 def _as_text(value: object) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
-
-
-def _verified(token: Mapping[str, Any]) -> str:
-    if token.get("isDisabled") or token.get("isExpired"):
-        raise KeboolaError("The token is disabled or expired.", Fault.CREDENTIALS)
-    if token.get("canCreateJobs") is False:
-        raise KeboolaError("The token may not start jobs.", Fault.CREDENTIALS)
-    owner = token.get("owner")
-    project = owner.get("name") if isinstance(owner, dict) else None
-    return f"Keboola accepts this token{f' for project {project}' if project else ''}."

@@ -11,7 +11,6 @@ from typing import Final
 
 from cyclopts import App, CycloptsError, Parameter
 
-from teckochecker import __version__
 from teckochecker.cli import output
 from teckochecker.cli.exits import Exit, exit_code
 from teckochecker.errors import TeckoError
@@ -36,6 +35,8 @@ _COMMANDS: Final = (
     ("config", "machine:config", "The settings, and where each comes from."),
     ("token", "machine:tokens", "The access token of this installation."),
     ("completion", "machine:completion", "Print the script that completes commands in a shell."),
+    ("--version", "made_of:version", "Tell the version; with -v of the parts too."),
+    ("--licenses", "made_of:licenses", "Print the licences of what the executable holds."),
 )
 
 
@@ -48,7 +49,7 @@ def program(called: str = "") -> App:
     app = App(
         name="teckochecker",
         help=_HELP,
-        version=__version__,
+        version_flags=(),
         help_format="plaintext",
         default_parameter=Parameter(negative=(), show_default=False),
         result_action="return_value",
