@@ -12,6 +12,7 @@ from typing import Final
 
 from teckochecker.domain import (
     ENDED,
+    OPEN,
     TERMINAL,
     Document,
     Entry,
@@ -168,8 +169,14 @@ def script_given(
 
 def first_check(draft: JobDraft, state: Document | None, now: datetime) -> datetime | None:
     """When a job is checked first: at once, or None while it waits for its script."""
-    waits = draft.source.doc.get("script_source_type") == "upload" and state is None
+    waits = _came_from(draft.source.doc) == "upload" and state is None
     return None if waits else now
+
+
+def _came_from(doc: Document) -> str | None:
+    """How a source gets its script; None for one without."""
+    found: str | None = doc.get("script_source_type")
+    return found
 
 
 def paused(job: Job, now: datetime) -> Change:
@@ -233,11 +240,10 @@ def edited(
         changed = replace(changed, revision=job.revision + 1, errors=0, strikes=0)
     if draft.source != job.source and job.kind is Kind.POLLING:
         changed = replace(changed, last_data=None)
-    if job.status is Status.ACTIVE and not job.delivering and job.next_check_at is None:
-        changed = replace(changed, next_check_at=first_check(draft, job.source_state, now))
-    elif job.status is Status.ACTIVE and not job.delivering:
-        due = now if changed.revision != job.revision else _rescheduled(job, draft, now)
-        changed = replace(changed, next_check_at=due)
+    if _came_from(draft.source.doc) != _came_from(job.source.doc):
+        changed = replace(changed, source_state=None)  # a script of there is none of here
+    if job.status in OPEN and not job.delivering:
+        changed = replace(changed, next_check_at=_due_after_edit(job, changed, draft, now))
     names = ", ".join(sorted(given)) or "nothing"
     return Change(job=changed, entries=(Entry(status="changed", message=f"Changed: {names}."),))
 
@@ -340,6 +346,15 @@ def _hold_until(finding: Finding, now: datetime) -> datetime | None:
     if finding.fault is not Fault.RATE_LIMITED or finding.retry_after_s is None:
         return None
     return now + timedelta(seconds=finding.retry_after_s)
+
+
+def _due_after_edit(before: Job, changed: Job, draft: JobDraft, now: datetime) -> datetime | None:
+    first = first_check(draft, changed.source_state, now)
+    if first is None or before.next_check_at is None:
+        return first
+    if before.status is Status.PAUSED:
+        return before.next_check_at  # who resumes it says when
+    return first if changed.revision != before.revision else _rescheduled(before, draft, now)
 
 
 def _rescheduled(job: Job, draft: JobDraft, now: datetime) -> datetime:

@@ -21,14 +21,15 @@ from teckochecker.pulse import STALLED, health
 from teckochecker.sandbox import DockerError, Missing
 from teckochecker.scripts import shelf
 from teckochecker.sources import Script
+from teckochecker.sources.script import DEFAULT_MEMORY_MB
 
 log = structlog.stdlib.get_logger(__name__)
 
 HEALTH_EVERY_S: Final = 1.0
 CARE_EVERY_S: Final = 600.0
 SANDBOX_EVERY_S: Final = 10.0
-ORPHANS_EVERY: Final = 6  # rounds
-PRUNE_EVERY: Final = 180  # rounds: half an hour
+SWEEP_EVERY_S: Final = 60.0
+PRUNE_EVERY_S: Final = 1800.0
 UNREFERRED: Final = timedelta(hours=1)  # a script that was stored just now is about to be used
 SLICE_PAUSE_S: Final = 0.05  # between two slices, for other writers
 
@@ -100,22 +101,41 @@ async def _care(app: App) -> None:
 
 async def _sandbox(app: App) -> None:
     """Looks at the engine while there are scripts: it is no business of other installations."""
-    rounds = 0
+    swept_at = pruned_at = -math.inf
     while True:
         if await app.lanes.run(Lane.CARE, app.settings.scripts.is_dir):
+            now = trio.current_time()
             try:
                 await look_at_sandbox(app)
-                engine = not app.pulse.sandbox_trouble
-                if engine and rounds % ORPHANS_EVERY == 0:
+                if now - swept_at >= SWEEP_EVERY_S:
                     await _tidied(app, "upkeep.containers_removed", app.sandbox.remove_orphans)
-                if engine and rounds % PRUNE_EVERY == 0:
+                    swept_at = now
+                if now - pruned_at >= PRUNE_EVERY_S:
+                    await _warn_of_memory(app)
                     await prune(app)
+                    pruned_at = now
             except (StoreFull, StoreBusy, FolderError) as error:
                 log.warning("upkeep.postponed", reason=str(error))
             except DockerError as error:  # health says so where a job needs the engine
                 log.debug("upkeep.postponed", reason=str(error))
-            rounds += 1
         await trio.sleep(SANDBOX_EVERY_S)
+
+
+async def _warn_of_memory(app: App) -> None:
+    """Say so when the checks that may run together could need more than the host has."""
+    places = app.settings.max_concurrent_checks
+    wanted_mb = places * DEFAULT_MEMORY_MB
+    for job in await _scripted(app):
+        wanted_mb = max(wanted_mb, places * int(job.source.doc["resource_limits"]["memory_mb"]))
+    host_mb = (await app.lanes.run(Lane.CARE, app.sandbox.host)).memory_bytes // 2**20
+    if wanted_mb > host_mb:
+        log.warning(
+            "sandbox.overcommitted",
+            max_concurrent_checks=places,
+            wanted_mb=wanted_mb,
+            host_mb=host_mb,
+            remedy="lower MAX_CONCURRENT_CHECKS or the jobs' memory_mb",
+        )
 
 
 async def look_at_sandbox(app: App) -> None:

@@ -23,8 +23,8 @@ LAYERS = {
         "vault", "store", "http", "network", "scripts", "sandbox", "sources", "actions", "lock",
     },
     "shell": {
-        "lanes", "telemetry", "notify", "pulse", "backup", "app", "scheduler", "steps", "reports", "upkeep",
-        "trials", "web",
+        "lanes", "telemetry", "notify", "pulse", "backup", "app", "scheduler", "steps", "reports",
+        "upkeep", "trials", "web",
     },
     "roots": {"daemon", "cli", "simulators", "__main__"},
 }  # fmt: skip
@@ -41,7 +41,8 @@ DOORS = {
     "cryptography": {"vault"}, "docker": {"sandbox"}, "git": {"scripts"},
     "quart": {"web"}, "quart_schema": {"web"}, "quart_trio": {"web"}, "werkzeug": {"web"},
     "hypercorn": {"daemon"}, "cyclopts": {"cli"}, "rich": {"cli"}, "dotenv": {"cli"},
-    "platformdirs": {"cli"}, "httpx": {"http", "network", "cli"}, "httpcore": {"http", "network"},
+    "platformdirs": {"cli"}, "yaml": {"cli"},
+    "httpx": {"http", "network", "cli"}, "httpcore": {"http", "network"},
     "trio_parallel": {"lanes"}, "prometheus_client": {"telemetry"}, "asyncio": set(),
     "requests": set(), "anyio": set(),
 }  # fmt: skip

@@ -55,7 +55,7 @@ ours() {
 
 # Whether nothing was taken out of a folder, as programs that tidy temporary folders do.
 whole() {
-    [ "$(find "$1" -type f | wc -l)" -eq "$files" ]
+    [ "$(find "$1" -type f 2>/dev/null | wc -l)" -eq "$files" ]
 }
 
 # Unpacks into a cache folder, or adds to `why` what keeps it from that.
@@ -76,12 +76,15 @@ unpack() {
         refuse "$1" "$(printf '%s\n' "$said" | head -n 1)"
     else
         prune "$1"
-        [ ! -e "$1/$name" ] || whole "$1/$name" || rm -rf "${1:?}/$name"
+        whole "$1/$name" || rm -rf "${1:?}/$name"
         # A rename: who starts at the same time sees all of it or nothing, and the first one stays.
-        mv "$new/$name" "$1/" 2>/dev/null || whole "$1/$name" || refuse "$1" "it can't be changed"
+        mv "$new/$name" "$1/" 2>/dev/null
+        rm -rf "$new"
+        whole "$1/$name" && return
+        refuse "$1" "it can't be changed"
     fi
     [ -z "$new" ] || rm -rf "$new"
-    [ -x "$1/$name/teckochecker" ]
+    return 1
 }
 
 may_run() {

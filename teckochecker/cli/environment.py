@@ -123,6 +123,11 @@ def notifier() -> Notifier:
     return Notifier.from_env(os.environ, os.getpid())
 
 
+def variable(name: str) -> str | None:
+    """A variable that somebody named."""
+    return os.environ.get(name)
+
+
 def shell() -> str:
     """The name of the user's shell, like `bash`; empty when nothing tells."""
     return Path(os.environ.get("SHELL", "")).name

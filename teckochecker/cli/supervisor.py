@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     lock, log_file, *command = arguments
     _hold(int(lock))
     signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
-    pause_s = FIRST_PAUSE_S
+    pause_s = 0.0
     has_answered = False
     while True:
         begun = time.monotonic()
@@ -45,12 +45,17 @@ def main(arguments: Sequence[str]) -> int:
         if not has_answered:
             _let_go()
             has_answered = True
-        if time.monotonic() - begun >= HEALTHY_S:
-            pause_s = FIRST_PAUSE_S
+        pause_s = next_pause_s(pause_s, lived_s=time.monotonic() - begun)
         _log(log_file, code, pause_s)
         if _stopped_within(pause_s):
             return 0
-        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+
+def next_pause_s(pause_s: float, *, lived_s: float) -> float:
+    """How long to wait after a crash; `pause_s` was the wait before, 0 the first time."""
+    if pause_s == 0 or lived_s >= HEALTHY_S:
+        return FIRST_PAUSE_S
+    return min(2 * pause_s, LONGEST_PAUSE_S)
 
 
 def _hold(lock: int) -> None:

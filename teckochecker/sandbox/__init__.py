@@ -12,7 +12,7 @@ from typing import Final
 
 from teckochecker.sandbox import images
 from teckochecker.sandbox.engine import DockerError, Engine, Host, ImageMissing
-from teckochecker.sandbox.images import Missing
+from teckochecker.sandbox.images import Image, Missing
 from teckochecker.sandbox.prepared import Inspect, InstallFailed, Needs, Prepared
 from teckochecker.sandbox.runs import Program, Runs
 from teckochecker.sandbox.settings import RunRequest, Runtime, Shape
@@ -22,6 +22,7 @@ from teckochecker.verdicts import RunResult
 __all__ = [
     "DockerError",
     "Host",
+    "Image",
     "ImageMissing",
     "Inspect",
     "InstallFailed",
@@ -98,6 +99,10 @@ class Sandbox:
     def missing(self, runtimes: Iterable[Runtime] = ("python", "node")) -> list[Missing]:
         """What checks of these runtimes would lack now, each with the way to get it."""
         return images.missing(self._engine, runtimes)
+
+    def images(self) -> list[Image]:
+        """The runner images and those prepared from them, of all installations."""
+        return images.there(self._engine)
 
     def build(
         self,

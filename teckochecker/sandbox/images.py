@@ -9,13 +9,14 @@ import io
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from teckochecker.errors import FolderError
 from teckochecker.sandbox.engine import SLOW_TIMEOUT_S, DockerError, Engine, ImageMissing
-from teckochecker.sandbox.settings import Runtime
+from teckochecker.sandbox.settings import INSTANCE, Runtime
 
 RUNNERS: Final[dict[Runtime, str]] = {
     "python": "teckochecker/runner:python-3.11",
@@ -38,6 +39,20 @@ class Missing:
 
     what: Literal["engine", "python", "node"]
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image that scripts run in; `instance` says for whom it was prepared, None for all.
+
+    The size of a prepared one counts the runner image below it, which is there once.
+    """
+
+    name: str
+    runtime: str
+    size_bytes: int
+    created_at: datetime
+    instance: str | None
 
 
 def build(
@@ -92,6 +107,24 @@ def missing(engine: Engine, runtimes: Iterable[Runtime] = ("python", "node")) ->
             ]
     except DockerError as error:
         return [Missing("engine", str(error))]
+
+
+def there(engine: Engine) -> list[Image]:
+    """The images that scripts run in, of all installations."""
+    with engine.client() as api, engine.told("list its images"):
+        found = api.images(filters={"label": RUNNER})
+    return [
+        Image(
+            name=name,
+            runtime=one["Labels"][RUNNER],
+            size_bytes=int(one["Size"]),
+            created_at=datetime.fromtimestamp(one["Created"], UTC),
+            instance=one["Labels"].get(INSTANCE),
+        )
+        for one in found
+        for name in one["RepoTags"] or ()
+        if not name.startswith("<none>")
+    ]
 
 
 def content(runtime: Runtime) -> str:

@@ -108,12 +108,7 @@ class Script:
         doc = {
             "script_source_type": came_from,
             "script_runtime": runtime,
-            "script_entrypoint": fields.text(
-                "script_entrypoint",
-                default=ENTRY_POINTS[runtime],
-                max_chars=255,
-                check=_sentence(entry_point),
-            ),
+            "script_entrypoint": _entry_point(fields, runtime),
             "check_params": params,
             "env_vars": env_vars,
             "timeout_seconds": fields.integer(
@@ -129,7 +124,9 @@ class Script:
         }
         token = fields.secret("script_git_secret", None, default=None)
         if token is not None and came_from is SourceType.UPLOAD:
-            fields.fault(token.field, "needs script_source_type git")
+            if fields.sent(token.field):
+                fields.fault(token.field, "needs script_source_type git")
+            token = None
         mentions = fields.mentions("env_vars", (env_vars or {}).values())
         refs: tuple[SecretRef, ...] = (*mentions, *((token,) if token else ()))
         return Parsed(part=Part(kind=self.kind, doc=doc), secrets=refs)
@@ -155,12 +152,48 @@ class Script:
         try:
             state = self._fetched(doc, context)
         except (OutsideError, InvalidInput, FolderError) as error:
-            return _failed(error)
+            return not_run(error)
         try:
-            found = self._ran(doc, state, context)
+            found, _ = self.run_once(doc, state, context)
         except (OutsideError, InvalidInput, FolderError) as error:
-            found = _failed(error)
+            found = not_run(error)
         return replace(found, state=state, data=_kept(found, context.previous))
+
+    def run_once(
+        self,
+        doc: Document,
+        state: Document,
+        context: CheckContext,
+        progress: Callable[[str], None] = lambda step: None,
+    ) -> tuple[Finding, RunResult]:
+        """One run of the script that is stored: what it found, and how it ended.
+
+        `progress` gets a sentence before each step. The errors are those that `not_run` takes;
+        a DockerError among them is no fault of the script's.
+        """
+        variables = environment(doc, context)
+        needs, limits = self.needs(doc, state), limits_of(doc)
+        if needs.installs:
+            progress("Preparing the image: what the script depends on is installed once.")
+        image = self._sandbox.prepare(needs, self._inspect, context.checkpoint)
+        progress(f"Running {doc['script_entrypoint']}, for {limits.timeout_s:g} s at most.")
+        result = self._sandbox.run(
+            RunRequest(
+                run_id=secrets.token_hex(12),
+                job_id=str(context.job_id),
+                image=image,
+                runtime=needs.runtime,
+                script=needs.script,
+                entrypoint=doc["script_entrypoint"],
+                environment=variables,
+                limits=limits,
+                network=Network(doc["network"]).value,
+            ),
+            context.checkpoint,
+        )
+        mask = mask_of(context)
+        found = verdicts.finding(result, limits, mask)
+        return replace(found, execution=_execution(result, found, mask)), result
 
     def trial_url(self, fields: Fields) -> str:
         return ""
@@ -206,29 +239,6 @@ class Script:
             return False
         return True
 
-    def _ran(self, doc: Document, state: Document, context: CheckContext) -> Finding:
-        variables = environment(doc, context)
-        needs = self.needs(doc, state)
-        image = self._sandbox.prepare(needs, self._inspect, context.checkpoint)
-        limits = limits_of(doc)
-        result = self._sandbox.run(
-            RunRequest(
-                run_id=secrets.token_hex(12),
-                job_id=str(context.job_id),
-                image=image,
-                runtime=needs.runtime,
-                script=needs.script,
-                entrypoint=doc["script_entrypoint"],
-                environment=variables,
-                limits=limits,
-                network=Network(doc["network"]).value,
-            ),
-            context.checkpoint,
-        )
-        mask = Mask(tuple(secret.reveal() for secret in context.secrets.values()))
-        found = verdicts.finding(result, limits, mask)
-        return replace(found, execution=_execution(result, found, mask))
-
     def _repository(self, fields: Fields, came_from: SourceType) -> dict[str, object]:
         names = ("script_git_url", "script_git_branch", "script_git_subfolder")
         if came_from is not SourceType.GIT:
@@ -273,6 +283,15 @@ class Script:
             for fault in error.errors:
                 fields.fault(f"resource_limits.{fault.field}", fault.message)
         return limits
+
+
+def _entry_point(fields: Fields, runtime: Runtime) -> str:
+    usual = ENTRY_POINTS[runtime]
+    found: str = fields.text(
+        "script_entrypoint", default=usual, max_chars=255, check=_sentence(entry_point)
+    )
+    chosen = fields.sent("script_entrypoint") or found not in ENTRY_POINTS.values()
+    return usual if fields.sent("script_runtime") and not chosen else found
 
 
 def inline_text(fields: Fields) -> str | None:
@@ -356,6 +375,23 @@ def environment(doc: Document, context: CheckContext) -> dict[str, str]:
     return variables
 
 
+def mask_of(context: CheckContext) -> Mask:
+    return Mask(tuple(secret.reveal() for secret in context.secrets.values()))
+
+
+def not_run(error: OutsideError | InvalidInput | FolderError) -> Finding:
+    """What a check found whose script couldn't be had, prepared or started."""
+    if isinstance(error, OutsideError):
+        return Finding(
+            verdict=Verdict.ERROR,
+            message=str(error),
+            fault=error.fault,
+            retry_after_s=error.retry_after_s,
+            detail=error.answer or None,
+        )
+    return Finding(verdict=Verdict.ERROR, message=_capital(str(error)), fault=Fault.MALFORMED)
+
+
 def _shouted(params: Document, own: Mapping[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for key, value in params.items():
@@ -403,19 +439,6 @@ def _sentence(check: Callable[[str], str]) -> Callable[[str], str]:
             raise ValueError(str(error)) from error
 
     return checked
-
-
-def _failed(error: OutsideError | InvalidInput | FolderError) -> Finding:
-    """A check whose script couldn't be had, prepared or started."""
-    if isinstance(error, OutsideError):
-        return Finding(
-            verdict=Verdict.ERROR,
-            message=str(error),
-            fault=error.fault,
-            retry_after_s=error.retry_after_s,
-            detail=error.answer or None,
-        )
-    return Finding(verdict=Verdict.ERROR, message=_capital(str(error)), fault=Fault.MALFORMED)
 
 
 def _capital(text: str) -> str:

@@ -189,13 +189,12 @@ def _checks(db: Any, ids: Sequence[int]) -> tuple[CheckWork, ...]:
     if not ids:
         return ()
     cursor = db.execute_sql(
-        f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE id IN ({','.join('?' * len(ids))})",
+        f"SELECT {rows.JOB} FROM jobs WHERE id IN ({','.join('?' * len(ids))})",
         tuple(ids),
     )
     sealed = secrets.of_jobs(db, ids)
-    return tuple(
-        CheckWork(job=job, secrets=sealed.get(job.id, ())) for job in map(rows.job, cursor)
-    )
+    jobs = (rows.job(text) for (text,) in cursor)
+    return tuple(CheckWork(job=job, secrets=sealed.get(job.id, ())) for job in jobs)
 
 
 def _deliveries(db: Any, at: int, busy: Busy) -> tuple[tuple[DeliveryDue, ...], bool]:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+import msgspec
+
 from teckochecker import outbox
 from teckochecker.domain import (
     MAX_ID,
@@ -23,6 +25,7 @@ from teckochecker.domain import (
     SecretId,
     Status,
     Value,
+    replace,
 )
 from teckochecker.errors import JobNotFound, NameTaken
 from teckochecker.lifecycle import Change, held_back
@@ -58,6 +61,8 @@ _DELIVER_NOW: Final = (  # a look cut short begins anew: the pause between two i
     "WHERE job_id = ? AND state = 'pending'"
 )
 
+_SELECT_VIEWS: Final = f"SELECT group_concat({rows.JOB_AND_SECRETS}, ',') FROM jobs"
+
 Decide = Callable[[Job, datetime | None], Change]
 """From the job as it is, and the time until which its secrets are held back, to its change."""
 
@@ -75,6 +80,9 @@ class CheckWork(Value, frozen=True, kw_only=True):
 
     job: Job
     secrets: tuple[secrets.SealedRole, ...]
+
+
+_decoder = msgspec.json.Decoder(list[JobView])
 
 
 class JobFilter(Value, frozen=True, kw_only=True):
@@ -127,21 +135,22 @@ class Jobs:
         """All jobs whose source is a script."""
         with self._database.read() as db:
             cursor = db.execute_sql(
-                f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE source_kind = ?", (SANDBOXED,)
+                f"SELECT {rows.JOB} FROM jobs WHERE source_kind = ?", (SANDBOXED,)
             )
-            return [rows.job(row) for row in cursor]
+            return [rows.job(text) for (text,) in cursor]
 
     def page(self, which: JobFilter, page: Page) -> tuple[list[JobView], int]:
         """Newest first, and how many there are in all."""
         where, values = _condition(which)
         with self._database.read() as db:
             total = db.execute_sql(f"SELECT count(*) FROM jobs WHERE {where}", values)
-            cursor = db.execute_sql(  # the ids first: sorting whole rows costs ten times as much
-                f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE id IN (SELECT id FROM jobs "
-                f"WHERE {where} ORDER BY id DESC LIMIT ? OFFSET ?) ORDER BY id DESC",
+            found = _views(  # the ids first: sorting whole rows costs ten times as much
+                db,
+                f"id IN (SELECT id FROM jobs WHERE {where} ORDER BY id DESC LIMIT ? OFFSET ?)",
                 (*values, page.limit, page.offset),
             )
-            return _views(db, [rows.job(row) for row in cursor]), total.fetchone()[0]
+            found.sort(key=lambda view: view.job.id, reverse=True)
+            return found, total.fetchone()[0]
 
     def change(self, wanted: int | str, decide: Decide, now: datetime) -> JobView:
         """Load, decide, and write job, log and deliveries, all in one transaction."""
@@ -209,12 +218,12 @@ class Jobs:
 
 def load(db: Any, job_id: JobId) -> tuple[Job, datetime | None]:
     row = db.execute_sql(
-        f"SELECT {rows.JOB_COLUMNS}, {_HELD} FROM jobs WHERE id = ?",
+        f"SELECT {rows.JOB}, {_HELD} FROM jobs WHERE id = ?",
         (job_id,),
     ).fetchone()
     if row is None:
         raise _missing(job_id)
-    return rows.job(row), rows.from_ms(row[rows.JOB_WIDTH])
+    return rows.job(row[0]), rows.from_ms(row[1])
 
 
 def id_of(db: Any, wanted: int | str) -> JobId:
@@ -240,39 +249,28 @@ def _missing(wanted: int | str) -> JobNotFound:
 
 
 def _view(db: Any, job_id: JobId) -> JobView:
-    job, _ = load(db, job_id)
-    return _views(db, [job])[0]
+    return _views(db, "id = ?", (job_id,))[0]
 
 
 def _marks(values: Sequence[object]) -> str:
     return ",".join("?" * len(values))
 
 
-def _views(db: Any, jobs: Sequence[Job]) -> list[JobView]:
-    ids = [job.id for job in jobs]
-    marks = _marks(ids)
-    named: dict[int, dict[str, tuple[SecretId, str]]] = {}
+def _views(db: Any, condition: str, values: tuple[object, ...]) -> list[JobView]:
+    """In any order; the deliveries are looked up where there are any."""
+    (texts,) = db.execute_sql(f"{_SELECT_VIEWS} WHERE {condition}", values).fetchone()
+    views = _decoder.decode(f"[{texts or ''}]")
+    events = [view.job.event_id for view in views if view.job.event_id]
+    if not events:
+        return views
     cursor = db.execute_sql(
-        "SELECT job_id, role, secrets.id, secrets.name FROM job_secrets "
-        f"JOIN secrets ON secrets.id = secret_id WHERE job_id IN ({marks})",
-        tuple(ids),
+        f"SELECT {rows.DELIVERY_COLUMNS} FROM deliveries WHERE event_id IN ({_marks(events)})",
+        tuple(events),
     )
-    for job_id, role, secret_id, name in cursor:
-        named.setdefault(job_id, {})[role] = (SecretId(secret_id), name)
-    events = [job.event_id for job in jobs if job.event_id]
     sent: dict[int, list[Delivery]] = {}
-    if events:
-        marks = _marks(events)
-        cursor = db.execute_sql(
-            f"SELECT {rows.DELIVERY_COLUMNS} FROM deliveries WHERE event_id IN ({marks})",
-            tuple(events),
-        )
-        for row in cursor:
-            sent.setdefault(row[1], []).append(rows.delivery(row))
-    return [
-        JobView(job=job, secrets=named.get(job.id, {}), deliveries=tuple(sent.get(job.id, ())))
-        for job in jobs
-    ]
+    for row in cursor:
+        sent.setdefault(row[1], []).append(rows.delivery(row))
+    return [replace(view, deliveries=tuple(sent.get(view.job.id, ()))) for view in views]
 
 
 def refuse_taken(db: Any, name: str, mine: JobId | None) -> None:

@@ -134,7 +134,7 @@ def _rfc3339(column: str) -> str:
 
 
 def _webhook(field: str) -> str:
-    """A field of a job's webhook; an object comes as its JSON."""
+    """A field of a job's webhook; an object comes as its JSON, null as NULL."""
     return (
         f"(SELECT doc ->> '$.{field}' FROM actions a "
         f"WHERE a.job_id = jobs.id AND a.kind = 'webhook')"
@@ -179,11 +179,11 @@ CREATE VIEW custom_check_jobs AS SELECT
   source_doc ->> '$.script_source_type' AS script_source_type,
   source_doc ->> '$.script_git_url' AS script_git_url,
   source_doc ->> '$.script_git_branch' AS script_git_branch,
-  source_state ->> '$.sha256' AS script_file_path,
+  'scripts/' || (source_state ->> '$.sha256') || '.tar' AS script_file_path,
   source_doc ->> '$.script_runtime' AS script_runtime,
   source_doc ->> '$.script_entrypoint' AS script_entrypoint,
   source_doc -> '$.check_params' AS check_params,
-  source_doc -> '$.env_vars' AS env_vars,
+  source_doc ->> '$.env_vars' AS env_vars,
   source_doc ->> '$.timeout_seconds' AS timeout_seconds,
   source_doc -> '$.resource_limits' AS resource_limits,
   {_webhook("webhook_url")} AS webhook_url,

@@ -36,7 +36,7 @@ def about(app: App) -> Blueprint:
     @document_response(schemas.SystemDocument)
     async def system() -> Response:
         """Versions, settings without secrets, and the room on the disk."""
-        return wire.encode(await app.lanes.run(Lane.READ, lambda: _document(app)))
+        return wire.encode(await app.lanes.run(Lane.CARE, lambda: _document(app)))
 
     return routes
 
@@ -53,7 +53,7 @@ def _document(app: App) -> dict[str, object]:
         "started_at": app.pulse.started_at,
         "disk": {
             "database_bytes": _size_bytes(settings.database),
-            "scripts_bytes": _size_bytes(settings.home / "scripts"),
+            "scripts_bytes": _size_bytes(settings.scripts),
             "backups_bytes": _size_bytes(settings.home / "backups"),
             "free_bytes": disk.free,
             "total_bytes": disk.total,

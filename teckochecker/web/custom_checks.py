@@ -48,7 +48,7 @@ def custom_checks(app: App) -> Blueprint:
         """Create a custom check; it runs at once, or waits for its script."""
         now, packed = app.now(), None
         if uploads.is_form():
-            given, packed = await uploads.form("config", "script")
+            given, packed = await uploads.form(app, "config", "script")
         else:
             given = await wire.document()
         fields = Fields(given)
@@ -101,7 +101,7 @@ def custom_checks(app: App) -> Blueprint:
         view = await _of_source(app, job, SourceType.UPLOAD)
         if not uploads.is_form():
             raise wire.NotJson("Send the archive as a form: `-F 'file=@script.tgz'`.")
-        _, packed = await uploads.form(None, "file")
+        _, packed = await uploads.form(app, None, "file")
         if packed is None:
             message = "is required: send it like `-F 'file=@script.tgz'`"
             raise InvalidInput(f"file {message}", (FieldError("file", message),))

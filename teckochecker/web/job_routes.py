@@ -64,9 +64,13 @@ def add_common(app: App, routes: Blueprint, kind: Kind, documents: Documents) ->
         """List jobs, newest first; `q` looks into names and batch ids."""
         given = wire.query("status", "q", "kind", "limit", "offset")
         wanted, which = wire.page(given), job_filter(given, kind)
-        found, total = await app.lanes.run(Lane.READ, partial(app.store.jobs.page, which, wanted))
-        shown = [wire.job_document(app, view) for view in found]
-        return wire.encode(wire.paged("jobs", shown, total, wanted))
+
+        def read() -> Response:  # written out here too, so that the loop isn't kept by long lists
+            found, total = app.store.jobs.page(which, wanted)
+            shown = [wire.job_document(app, view) for view in found]
+            return wire.encode(wire.paged("jobs", shown, total, wanted))
+
+        return await app.lanes.run(Lane.READ, read)
 
     @routes.get("/<job>")
     @document_response(documents.detail)

@@ -7,9 +7,11 @@ import os
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import Final, NamedTuple
 
 from quart import request
-from werkzeug.datastructures import FileStorage
+from werkzeug.http import parse_options_header
+from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder
 
 from teckochecker.app import App
 from teckochecker.domain import Document
@@ -18,40 +20,82 @@ from teckochecker.lanes import Lane
 from teckochecker.scripts import archive, shelf
 from teckochecker.scripts.shelf import Script
 from teckochecker.web import wire
+from teckochecker.web.guard import BODY_BYTES
+from teckochecker.web.problems import TooLarge
 
-_SUFFIXES = (".tgz", ".tar.gz")
+_SUFFIXES: Final = (".tgz", ".tar.gz")
+
+
+class _Part(NamedTuple):
+    """A part of a form; `filename` is None where none was sent."""
+
+    name: str
+    filename: str | None
+    content: bytearray
 
 
 def is_form() -> bool:
     return (request.content_type or "").lower().startswith("multipart/form-data")
 
 
-async def form(text: str | None, file: str) -> tuple[Document, bytes | None]:
+async def form(app: App, text: str | None, file: str) -> tuple[Document, bytes | None]:
     """The JSON document of the part `text` ({} where None), and the archive of the part `file`."""
-    texts, files = await request.form, await request.files
-    for name in (*texts, *files):
-        if name not in (text, file):
-            message = (
-                f"isn't a part of this form; known are {', '.join(filter(None, (text, file)))}"
-            )
-            raise _fault(name[:100], message)
-    if len(texts.getlist(text or "")) > 1 or len(files.getlist(file)) > 1:
-        raise _fault(file, "must not be given twice")
-    if text is not None and text not in texts:
+    boundary = parse_options_header(request.content_type)[1].get("boundary", "")
+    read = partial(_parts, await wire.body(), boundary.encode("latin-1", "replace"))
+    parts = await app.lanes.run(Lane.CARE, read)  # 10 MB would hold up everybody else here
+    known = tuple(filter(None, (text, file)))
+    for name in parts:
+        if name not in known:
+            raise _fault(name[:100], f"isn't a part of this form; known are {', '.join(known)}")
+    if text is not None and text not in parts:
         raise _fault(text, "is required: send the job's fields in it, as JSON")
-    if file in texts:
-        raise _fault(file, f"must be a file: send it like `-F '{file}=@script.tgz'`")
-    document = {} if text is None else wire.decode(texts[text].encode(errors="surrogatepass"))
-    return document, _packed(files[file], file) if file in files else None
+    document = {} if text is None else _document(parts[text])
+    return document, _packed(parts[file]) if file in parts else None
 
 
-def _packed(found: FileStorage, part: str) -> bytes:
-    if found.filename and not found.filename.lower().endswith(_SUFFIXES):
-        raise _fault(part, "must be a .tgz or .tar.gz file: pack it with `tar czf script.tgz ...`")
-    data = found.stream.read()
-    if not data:
-        raise _fault(part, "is empty")
-    return data
+def _parts(body: bytes, boundary: bytes) -> dict[str, _Part]:
+    """The parts of a form by name; InvalidInput for what isn't a whole form.
+
+    Quart's own reader fails at a part without a name, and mends bytes that aren't UTF-8.
+    """
+    decoder = MultipartDecoder(boundary)
+    decoder.receive_data(body)
+    decoder.receive_data(None)
+    found: dict[str, _Part] = {}
+    part = _Part("", None, bytearray())
+    try:
+        while not isinstance(event := decoder.next_event(), Epilogue):
+            if isinstance(event, Field | File):
+                filename = event.filename if isinstance(event, File) else None
+                part = _Part(event.name or "?", filename, bytearray())
+                if part.name in found:
+                    raise _fault(part.name[:100], "must not be given twice")
+                found[part.name] = part
+            elif isinstance(event, Data):
+                part.content.extend(event.data)
+    except ValueError:
+        raise InvalidInput(
+            "The body isn't a form, or not a whole one: send it like `-F 'NAME=@FILE'`."
+        ) from None
+    return found
+
+
+def _document(part: _Part) -> Document:
+    if len(part.content) > BODY_BYTES:
+        raise TooLarge(f"{part.name} is over {BODY_BYTES} bytes: send less.")
+    return wire.decode(bytes(part.content))
+
+
+def _packed(part: _Part) -> bytes:
+    if part.filename is None:
+        raise _fault(part.name, f"must be a file: send it like `-F '{part.name}=@script.tgz'`")
+    if part.filename and not part.filename.lower().endswith(_SUFFIXES):
+        raise _fault(
+            part.name, "must be a .tgz or .tar.gz file: pack it with `tar czf script.tgz ...`"
+        )
+    if not part.content:
+        raise _fault(part.name, "is empty")
+    return bytes(part.content)
 
 
 async def stored_archive(app: App, packed: bytes, entrypoint: str, field: str) -> Script:

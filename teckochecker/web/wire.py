@@ -56,12 +56,18 @@ async def document() -> Document:
     media = (request.content_type or "").split(";")[0].strip().lower()
     if media != "application/json" and not media.endswith("+json"):
         raise NotJson("The body must be JSON: send it with `Content-Type: application/json`.")
-    return decode(await _body())
+    return decode(await body())
 
 
 async def optional_document() -> Document:
     """As `document`, for requests whose body may be left out."""
-    return await document() if await _body() else {}
+    return await document() if await body() else {}
+
+
+async def body() -> bytes:
+    """The request's body as it came."""
+    found = await request.get_data()
+    return found if isinstance(found, bytes) else found.encode()
 
 
 def decode(body: bytes) -> Document:
@@ -148,7 +154,7 @@ def job_document(app: App, view: JobView) -> dict[str, object]:
         document |= app.actions[part.kind].show(part.doc)
     for role, (secret_id, name) in _named(view):
         document |= {f"{role}_id": secret_id, f"{role}_name": name}
-    return document | {
+    document |= {
         "last_check_status": job.last_verdict,
         "last_check_data": job.last_data,
         "last_check_at": job.last_check_at,
@@ -157,6 +163,7 @@ def job_document(app: App, view: JobView) -> dict[str, object]:
         "completed_at": job.completed_at,
         "keboola_job": _started(view.deliveries),
     }
+    return document
 
 
 def stored_fields(view: JobView, app: App) -> Document:
@@ -297,8 +304,3 @@ def _refuse_odd_text(text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise InvalidInput("The body holds half a surrogate pair: send whole characters.") from None
-
-
-async def _body() -> bytes:
-    body = await request.get_data()
-    return body if isinstance(body, bytes) else body.encode()

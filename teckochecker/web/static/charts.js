@@ -1,8 +1,8 @@
 // Charts as SVG: how long checks took, and how far the work has come.
 
 import { h, svg } from "./dom.js";
-import { secondsLeft, VERDICT_WORDS } from "./explain.js";
-import { duration, local, milliseconds, number, plural } from "./format.js";
+import { roughly, secondsLeft, VERDICT_WORDS } from "./explain.js";
+import { local, milliseconds, number, plural } from "./format.js";
 import { hideTip, showTip } from "./widgets.js";
 
 const WIDTH = 640, HEIGHT = 132, LEFT = 52, RIGHT = 8, TOP = 10, BOTTOM = 22;
@@ -28,9 +28,9 @@ export function durations(checks) {
     ends(local(shown[0].created_at), shown.length > 1 ? local(shown.at(-1).created_at) : ""));
 }
 
-/** Requests done over time; a dashed line goes on at the pace of the latest checks. */
-export function progress(points) {
-  const last = points.at(-1), first = points[0], left = secondsLeft(points);
+/** Requests done over time; while `open`, a dashed line goes on at the pace of the latest checks. */
+export function progress(points, open) {
+  const last = points.at(-1), first = points[0], left = open ? secondsLeft(points) : null;
   const span = Math.max(last.at - first.at, 1000), until = left === null ? last.at : last.at + Math.min(left * 1000, span);
   const x = (at) => LEFT + (INNER * (at - first.at)) / Math.max(until - first.at, 1);
   const y = (done) => FLOOR - ((FLOOR - TOP) * done) / last.total;
@@ -40,11 +40,11 @@ export function progress(points) {
     svg("path", { class: "line", d: `M${line}` }),
     svg("circle", { class: "point", cx: x(last.at), cy: y(last.done), r: 3.5 }),
   ];
-  let words = `${number(last.done)} of ${number(last.total)} requests are done`;
+  let words = `${number(last.done)} of ${number(last.total)} are done`;
   if (left !== null) {
     const reached = last.done + ((last.total - last.done) * (until - last.at)) / (left * 1000);
     marks.push(svg("path", { class: "ahead", d: `M${x(last.at)} ${y(last.done)}L${x(until)} ${y(reached)}` }));
-    words += `; at the pace of the latest checks the rest takes about ${duration(left)}`;
+    words += `; at the pace of the latest checks the rest takes about ${roughly(left)}`;
   }
   return figure(`${words}.`, axis(number(last.total), number(Math.round(last.total / 2))), marks, ends(local(new Date(first.at).toISOString()), left === null ? local(new Date(last.at).toISOString()) : ""));
 }

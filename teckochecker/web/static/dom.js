@@ -5,7 +5,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const ICONS = {
   overview: "M2.5 2.5h4.5v4.5H2.5zM9 2.5h4.5v4.5H9zM2.5 9h4.5v4.5H2.5zM9 9h4.5v4.5H9z",
   jobs: "M5.5 4h8M5.5 8h8M5.5 12h8M2.5 4h.01M2.5 8h.01M2.5 12h.01",
-  secrets: "M9 7a3.2 3.2 0 1 1 0-.01M8 8.8 2.5 14M4.5 12l1.7 1.7M12 5.5h.01",
+  secrets: "M8.3 10.7a2.9 2.9 0 1 1-5.8 0 2.9 2.9 0 0 1 5.8 0zM7.6 8.6 13.5 2.7M10.8 5.4l2 2",
   system: "M2.5 3h11v4h-11zM2.5 9h11v4h-11zM5 5h.01M5 11h.01",
   plus: "M8 3v10M3 8h10",
   pause: "M5.5 3.5v9M10.5 3.5v9",

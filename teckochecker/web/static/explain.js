@@ -28,8 +28,9 @@ export function countsOfCheck(entry) {
   const counted = countsIn(entry.script_output?.data);
   if (counted) return counted;
   // The source's own sentence: "Batch is in_progress, 480 of 1000 requests done."
-  const said = /(\d+) of (\d+) requests (?:done|succeeded)/.exec(entry.message ?? "");
-  return said && Number(said[2]) ? { done: Number(said[1]), failed: 0, total: Number(said[2]) } : null;
+  const said = /(\d+) of (\d+) requests (done|succeeded)/.exec(entry.message ?? "");
+  const total = Number(said?.[2] ?? 0);
+  return total ? { done: said[3] === "done" ? Number(said[1]) : total, failed: 0, total } : null;
 }
 
 /** Seconds until all is done at the pace of the latest checks; null when nobody can tell. */
@@ -52,7 +53,7 @@ export const pointsOf = (entries) =>
 
 export function etaWords(points) {
   const left = points.length ? secondsLeft(points) : null;
-  return left === null ? "" : `about ${rounded(left)} left`;
+  return left === null ? "" : `about ${roughly(left)} left`;
 }
 
 /** Why the job is as it is, and what happens next, in one or two sentences. */
@@ -94,7 +95,7 @@ function afterwards(job) {
 
 function state(job) {
   const progress = progressOf(job);
-  const counted = progress ? `${number(progress.done)} of ${number(progress.total)} requests are done.` : "";
+  const counted = progress ? `${number(progress.done)} of ${number(progress.total)}${job.batches ? " requests" : ""} are done.` : "";
   if (!job.batches) return counted || "the script said PENDING.";
   const ended = job.completed_count + job.failed_count;
   if (job.batch_count > 1) return `${ended} of ${job.batch_count} batches have ended${counted && `, ${counted}`}${counted ? "" : "."}`;
@@ -126,7 +127,9 @@ function failed(job, deliveries) {
   const next = stuck
     ? "Mend the cause, then redeliver below."
     : "Nothing more happens by itself: duplicate it to try anew.";
-  return `It failed: ${sentence(job.status_reason ?? "no reason was given")} ${next}`;
+  const reason = sentence(job.status_reason ?? "no reason was given");
+  if (reason.startsWith("delivery ")) return `It has ended, but its ${reason} ${next}`;
+  return `It failed: ${reason} ${next}`;
 }
 
 function soon(iso) {
@@ -155,7 +158,8 @@ function summed(all) {
 
 const isCount = (value) => Number.isInteger(value) && value >= 0;
 
-function rounded(seconds) {
+/** As exact as such a guess can be. */
+export function roughly(seconds) {
   const step = seconds < 90 ? 10 : seconds < 600 ? 30 : seconds < 7200 ? 300 : 1800;
   return duration(Math.max(step, Math.round(seconds / step) * step));
 }

@@ -19,15 +19,15 @@ export const now = () => Date.now() + skew;
 export const number = (value) => numbers.format(value);
 export const plural = (count, one, many = `${one}s`) => `${number(count)} ${count === 1 ? one : many}`;
 
-/** "42 s", "3 min 20 s", "2 h 5 min", "3 days". */
+/** "42 s", "3 min 20 s", "2 h 5 min", "30 h", "3 days". */
 export function duration(seconds) {
   const s = Math.max(0, Math.round(seconds));
   if (s < MINUTE) return `${s} s`;
   if (s < 10 * MINUTE) return joined(Math.floor(s / MINUTE), "min", s % MINUTE, "s");
   if (s < HOUR) return `${Math.round(s / MINUTE)} min`;
-  if (s < DAY) return joined(Math.floor(s / HOUR), "h", Math.round((s % HOUR) / MINUTE), "min");
-  const days = Math.round(s / DAY);
-  return `${days} day${days === 1 ? "" : "s"}`;
+  if (s < 3 * HOUR) return joined(Math.floor(s / HOUR), "h", Math.floor((s % HOUR) / MINUTE), "min");
+  if (s < 2 * DAY) return `${Math.round(s / HOUR)} h`;
+  return `${Math.round(s / DAY)} days`;
 }
 
 export function milliseconds(ms) {

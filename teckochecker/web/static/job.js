@@ -4,7 +4,7 @@ import { call, get, linkTo, pathOf, post } from "./api.js";
 import { actionsFor, isEnded, verb } from "./actions.js";
 import { durations, progress } from "./charts.js";
 import { button, fill, h, icon, say } from "./dom.js";
-import { ACTION_WORDS, explain, KIND_WORDS, pointsOf } from "./explain.js";
+import { ACTION_WORDS, explain, hostOf, KIND_WORDS, pointsOf } from "./explain.js";
 import { bytes, duration, milliseconds, moving, plural, ticking, time, until } from "./format.js";
 import { hear, live } from "./live.js";
 import { isCheck, logPanel } from "./log.js";
@@ -46,7 +46,7 @@ export async function job(view, place, number) {
   };
   const showChecks = () => {
     const points = pointsOf(checks);
-    fill(chartBox, bar, points.length > 1 && progress(points),
+    fill(chartBox, bar, points.length > 1 && progress(points, now.status === "active"),
       checks.length ? durations(checks) : h("p", { class: "quiet" }, "No check has ended yet."));
   };
   const showSent = () => {
@@ -127,9 +127,9 @@ function factsOf(job) {
     job.env_vars && ["Environment", h("code", {}, Object.entries(job.env_vars).map(([key, value]) => `${key}=${value}`).join("\n"))],
     job.max_consecutive_errors && ["Gives up after", plural(job.max_consecutive_errors, "error in a row", "errors in a row")],
     ["Triggers on", end],
-    job.keboola_configuration_id && ["Keboola", `${job.keboola_component_id} ${job.keboola_configuration_id} at ${job.keboola_stack_url}`, job.keboola_secret_name ? h("div", {}, "with ", secret(job.keboola_secret_name)) : ""],
+    job.keboola_configuration_id && ["Keboola", h("div", {}, `${job.keboola_component_id} ${job.keboola_configuration_id}`), h("div", { title: job.keboola_stack_url }, `at ${hostOf(job.keboola_stack_url)}`), job.keboola_secret_name ? h("div", {}, "with ", secret(job.keboola_secret_name)) : ""],
     job.keboola_job && ["Keboola job", job.keboola_job.url ? h("a", { href: job.keboola_job.url, rel: "noopener noreferrer", target: "_blank" }, job.keboola_job.id) : job.keboola_job.id, ` · ${job.keboola_job.status ?? "started"}`],
-    job.webhook_url && ["Webhook", `${job.webhook_method} ${job.webhook_url}`],
+    job.webhook_url && ["Webhook", `${job.webhook_method} ${job.webhook_url.replace(/^https?:\/\//, "")}`],
     ["Created", time(job.created_at)],
     job.completed_at && ["Ended", time(job.completed_at)],
   ]);

@@ -10,7 +10,7 @@ const PROBLEMS = new Set(["error", "failed", "warning", "delivery_failed", "deli
 const LOOKS = { success: "check", completed: "check", triggered: "send", failed: "close", error: "alert", warning: "alert", paused: "pause", resumed: "play", pending: "clock" };
 const MOST = 1000; // entries that are kept on the page
 const FILTERS = {
-  all: ["Everything", () => true],
+  all: ["All", () => true],
   checks: ["Checks", (entry) => isCheck(entry)],
   problems: ["Problems", (entry) => PROBLEMS.has(entry.status)],
   events: ["Events", (entry) => !isCheck(entry)],
@@ -61,7 +61,7 @@ export function logPanel(view, path, first) {
     follow.setAttribute("aria-pressed", String(following));
     if (following) { const fresh = held; held = []; add(fresh); }
     else tell(list.childElementCount);
-  }, { symbol: "down", "aria-pressed": "true", title: "Show new entries as they come" });
+  }, { kind: "small-button", "aria-pressed": "true", title: "Show new entries as they come" });
   const tabs = h("div", { class: "segments", role: "group", "aria-label": "Which entries" }, Object.entries(FILTERS).map(([key, [word]]) =>
     h("button", { type: "button", "aria-pressed": String(key === which), on: { click: (event) => {
       which = key;

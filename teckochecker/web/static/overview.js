@@ -62,11 +62,11 @@ function showVitals(vitals, stats, limits) {
   const behind = pulse?.health.scheduler.oldest_due_seconds ?? 0;
   const checks = sumOf({ all: stats.checks_last_day });
   const rows = [
-    ["Checks begin", lag.p99 === null ? "on time" : `${late(lag.p50)} after they are due`, lag.p99 === null ? "no check yet" : `99 % within ${late(lag.p99)}${behind > 5 ? `; the oldest waits for ${duration(behind)}` : ""}`],
-    ["Checks in flight", `${number(flight)}${limits.checks ? ` of ${number(limits.checks)}` : ""}`, `${plural(checks, "check")} in the last day`],
+    ["Scheduler lag", lag.p50 === null ? "–" : late(lag.p50), lag.p99 === null ? "no check since the start" : `99 % within ${late(lag.p99)}${behind > 5 ? `; the oldest waits for ${duration(behind)}` : ""}`, behind > 60 ? "bad" : ""],
+    ["Checks in flight", `${number(flight)} of ${number(limits.checks)}`, `${plural(checks, "check")} in the last day`],
     ["Deliveries waiting", number(waiting), `${plural(stats.triggers_last_day, "trigger")} delivered in the last day`],
     ["Deliveries stuck", number(stuck), stuck ? "failed or unconfirmed: redeliver them" : "none failed or unconfirmed", stuck ? "bad" : ""],
-    ...engineRows(pulse?.health),
+    ...sandboxRow(pulse?.health.sandbox),
   ];
   if (vitals.children.length !== rows.length) fill(vitals, ...rows.map(() => h("div", {}, h("dt", {}), h("dd", {}, h("b", {}), h("span", { class: "quiet" })))));
   rows.forEach(([name, value, hint, look = ""], at) => {
@@ -78,16 +78,11 @@ function showVitals(vitals, stats, limits) {
   });
 }
 
-/** The engine of custom checks, as far as health tells of it. */
-export function engineRows(health) {
-  const engine = health?.engine ?? health?.docker;
-  if (engine === undefined || engine === null) return [];
-  if (typeof engine === "string") return [["Container engine", engine, ""]];
-  const well = engine.available ?? engine.reachable ?? engine.ok ?? engine.status === "ok";
-  const images = engine.images ?? health.images ?? {};
-  const missing = Object.entries(images).filter(([, there]) => !(there?.available ?? there)).map(([name]) => name);
-  const hint = missing.length ? `runner images missing: ${missing.join(", ")}` : engine.version ? `version ${engine.version}` : engine.message ?? "";
-  return [["Container engine", well ? "ready" : "away", hint, well && !missing.length ? "" : "bad"]];
+/** The engine of custom checks, and what it lacks. */
+function sandboxRow(sandbox) {
+  if (!sandbox) return [];
+  const hint = sandbox.ready ? `${plural(sandbox.containers, "container")} running` : "custom checks wait for it";
+  return [["Container engine", sandbox.ready ? "ready" : "not ready", hint, sandbox.ready ? "" : "bad"]];
 }
 
 function showList(box, jobs, key, words, otherwise) {
@@ -97,8 +92,9 @@ function showList(box, jobs, key, words, otherwise) {
     box.chips = shown.map((job) => stateChip(job));
     fill(box, shown.length
       ? h("ul", { class: "plain-list" }, shown.map((job, at) => h("li", {},
-        box.chips[at], h("a", { href: linkTo(job), class: "strong clip" }, job.name),
-        key ? h("span", { class: "quiet end" }, moving(job[key], words)) : h("span", { class: "quiet reason" }, reasonOf(job)))))
+        h("span", { class: "slot" }, box.chips[at]),
+        h("div", { class: "grows" }, h("a", { href: linkTo(job), class: "strong clip" }, job.name), !key && h("div", { class: "quiet small" }, reasonOf(job))),
+        key && h("span", { class: "quiet end" }, moving(job[key], words)))))
       : h("p", { class: "quiet pad" }, otherwise),
     jobs.length > SHOWN && h("p", { class: "quiet pad" }, `and ${plural(jobs.length - SHOWN, "more")}`.replace("mores", "more")));
   }

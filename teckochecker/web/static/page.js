@@ -64,15 +64,17 @@ function banner() {
     made.hidden = !ill;
     if (!ill) return;
     made.dataset.status = health.status;
-    const text = health.reasons.join("; ");
+    const text = health.reasons.join();
     if (made.told === text) return;
     made.told = text;
-    fill(made, icon("alert"), h("p", {}, h("b", {}, health.status === "failing" ? "Nothing gets done: " : "Needs attention: "), text));
+    fill(made, icon("alert"), h("ul", {}, health.reasons.map((reason) => h("li", {}, capital(reason)))));
   };
   live.addEventListener("pulse", show);
   show();
   return made;
 }
+
+const capital = (text) => text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 
 async function show() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");

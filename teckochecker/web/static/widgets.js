@@ -108,8 +108,8 @@ export const hideTip = () => tip.classList.remove("shown");
 export function progressBar(job) {
   const inner = h("div", { class: "meter-done" }), failedPart = h("div", { class: "meter-failed" });
   const bar = h("div", { class: "meter" }, inner, failedPart);
-  const words = h("span", { class: "progress-words" });
-  const made = h("div", { class: "progress" }, bar, words);
+  const counts = h("span", {}), left = h("span", { class: "end" });
+  const made = h("div", { class: "progress" }, bar, h("div", { class: "progress-words" }, counts, left));
   made.update = (now) => {
     const progress = progressOf(now);
     made.hidden = !progress;
@@ -118,8 +118,9 @@ export function progressBar(job) {
     inner.style.width = `${(100 * (done - failed)) / total}%`;
     failedPart.style.width = `${(100 * failed) / total}%`;
     const eta = now.status === "active" ? etaWords(pointsOf(live.beats.get(now.id) ?? [])) : "";
-    const parts = [`${number(done)} of ${number(total)}`, failed ? `${number(failed)} failed` : "", eta];
-    say(words, parts.filter(Boolean).join(", "));
+    say(counts, `${number(done)} of ${number(total)}${failed ? `, ${number(failed)} failed` : ""}`);
+    say(left, eta);
+    made.title = [counts.textContent, eta].filter(Boolean).join(", ");
   };
   made.update(job);
   return made;

@@ -1,0 +1,29 @@
+"""The Docker engine for commands of this machine; they need neither an installation nor a key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Final, Literal
+
+from teckochecker.cli import environment
+from teckochecker.errors import NotReachable
+
+if TYPE_CHECKING:
+    from teckochecker.sandbox import Sandbox
+
+Runtime = Literal["python", "node"]
+RUNTIMES: Final[tuple[Runtime, ...]] = ("python", "node")
+RUN: Final = "custom-check-run"  # the instance of what `custom-check run` makes
+
+
+def sandbox(runtimes: Iterable[Runtime] = (), *, instance: str = RUN) -> Sandbox:
+    """A sandbox whose engine answers, and has the images of `runtimes`; else NotReachable."""
+    from teckochecker.sandbox import Sandbox
+
+    docker = environment.settings().docker
+    made = Sandbox(docker, instance, partial(datetime.now, UTC), guest=True)
+    if missing := made.missing(runtimes):
+        raise NotReachable(" ".join(one.message for one in missing))
+    return made
