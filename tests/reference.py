@@ -71,8 +71,12 @@ listed is a [Problem](#problem); the numbers in its `code` are in the
 
 @functools.cache
 def references() -> Mapping[str, str]:
-    """Each file of `docs/reference`, and what must stand in it."""
-    return {"api.md": api_reference(openapi()), "cli.md": cli_reference()}
+    """Each file of `docs/reference`, and what must stand in it.
+
+    The command line comes first: typing keeps one `Literal` for all of the same words, so what
+    is imported before decides in which order a help lists them.
+    """
+    return {"cli.md": cli_reference(), "api.md": api_reference(openapi())}
 
 
 def outdated(folder: Path = FOLDER) -> list[str]:

@@ -6,18 +6,24 @@ The images are made once from the bases that TECKO_BASE_PYTHON and TECKO_BASE_NO
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import functools
+import gzip
+import hashlib
 import io
+import json
 import os
 import subprocess
 import sys
 import tarfile
 import tempfile
 import uuid
+import zipfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
@@ -29,6 +35,7 @@ from teckochecker.sandbox.images import CONTENT, RUNNERS, content
 from teckochecker.sandbox.settings import INSTANCE, RUN, Network, Runtime
 from teckochecker.verdicts import Limits, RunResult, finding
 
+WHEEL = "tinydep-1.0-py3-none-any.whl"
 PROBES = Path(__file__).parent / "sandbox_probes"
 TESTS = f"tests-{uuid.uuid4().hex[:12]}"
 """The instance of this process; whatever it leaves on the engine carries it."""
@@ -78,6 +85,29 @@ def leftovers() -> list[str]:
         client.close()
 
 
+def containers_of(instance: str, **filters: str) -> list[Any]:
+    """The containers of an installation, as the engine lists them."""
+    client = engine()
+    try:
+        wanted = {"label": f"{INSTANCE}={instance}", **filters}
+        found: list[Any] = client.api.containers(all=True, filters=wanted)
+        return found
+    finally:
+        client.close()
+
+
+def purge(instance: str) -> None:
+    """Remove whatever an installation has on the engine."""
+    client = engine()
+    try:
+        for one in containers_of(instance):
+            client.api.remove_container(one["Id"], v=True, force=True)
+        for image in client.api.images(filters={"label": f"{INSTANCE}={instance}"}):
+            client.api.remove_image(image["Id"], force=True)
+    finally:
+        client.close()
+
+
 def packed(files: Mapping[str, str | bytes]) -> bytes:
     """A clean tar."""
     made = io.BytesIO()
@@ -121,6 +151,39 @@ def found(wanted: RunRequest, mask: Mask | None = None) -> tuple[Finding, RunRes
     """Runs it, and reads the verdict."""
     result = ready().run(wanted, nobody_cancels)
     return finding(result, wanted.limits, mask or Mask([])), result
+
+
+def wheel(*, zeros: int = 0) -> bytes:
+    """The Python package `tinydep`, with so many zeros twice in it."""
+    made = io.BytesIO()
+    info = "tinydep-1.0.dist-info"
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as wheel:
+        wheel.writestr("tinydep/__init__.py", "VALUE = 42\n")
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tinydep\nVersion: 1.0\n")
+        tag = "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        wheel.writestr(f"{info}/WHEEL", tag)
+        wheel.writestr(f"{info}/RECORD", "")
+        for name in ("a", "b") if zeros else ():
+            wheel.writestr(f"tinydep/{name}", bytes(zeros), compresslevel=1)
+    return made.getvalue()
+
+
+def node_dependency() -> dict[str, str | bytes]:
+    """What a script that imports `tinynode` brings along: lock file, package and all."""
+    name = "file:vendor/tinynode-1.0.0.tgz"
+    told = json.dumps({"name": "tinynode", "version": "1.0.0", "main": "index.js"})
+    files = {"package/package.json": told, "package/index.js": "module.exports = 42"}
+    package = gzip.compress(packed(files), mtime=0)
+    integrity = "sha512-" + base64.b64encode(hashlib.sha512(package).digest()).decode()
+    root = {"name": "check", "version": "1.0.0", "dependencies": {"tinynode": name}}
+    tiny = {"version": "1.0.0", "resolved": name, "integrity": integrity}
+    packages = {"": root, "node_modules/tinynode": tiny}
+    lock = {"name": "check", "version": "1.0.0", "lockfileVersion": 3, "packages": packages}
+    return {
+        "package.json": json.dumps(root),
+        "package-lock.json": json.dumps(lock),
+        "vendor/tinynode-1.0.0.tgz": package,
+    }
 
 
 def ca_bundle() -> Path | None:

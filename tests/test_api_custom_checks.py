@@ -274,6 +274,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"webhook_url": "https://a.example/" + "x" * 500}, "webhook_url", "at most 500"),
     ({"webhook_url": "http://10.0.0.1/"}, "webhook_url", "ALLOWED_PRIVATE_HOSTS"),
     ({"webhook_url": "https://a.example/?t=secret_ref:1"}, "webhook_url", "secret"),
+    ({"keboola_variables": {"a": ["secret_ref:1"]}}, "keboola_variables", "a secret"),
     ({"script_path": "/x"}, "script_path", "isn't a field of a job"),
     ({"execution_runtime": "docker"}, "execution_runtime", "isn't a field of a job"),
     ({"batch_id": "batch_a"}, "batch_id", "isn't a field of a job"),

@@ -98,6 +98,13 @@ CONTRACT = [
     "delete /api/jobs/{job}", "post /api/jobs/{job}/pause", "post /api/jobs/{job}/resume",
     "post /api/jobs/{job}/trigger", "get /api/jobs/{job}/logs", "get /api/jobs/{job}/deliveries",
     "post /api/deliveries/{delivery}/redeliver", "get /api/health", "get /api/stats",
+    "post /api/custom-checks", "get /api/custom-checks", "get /api/custom-checks/{job}",
+    "put /api/custom-checks/{job}", "delete /api/custom-checks/{job}",
+    "post /api/custom-checks/{job}/script/upload", "post /api/custom-checks/{job}/script/git",
+    "get /api/custom-checks/{job}/script/info", "post /api/custom-checks/{job}/pause",
+    "post /api/custom-checks/{job}/resume", "post /api/custom-checks/{job}/trigger",
+    "get /api/custom-checks/{job}/logs", "get /api/custom-checks/{job}/deliveries",
+    "post /api/custom-checks/{job}/webhook/test",
 ]  # fmt: skip
 
 
@@ -315,6 +322,7 @@ CHECKS = [
 
 
 KNOWN = {"job": "nightly", "secret": "openai-prod", "delivery": 1}
+KNOWN_CHECK = {"job": "gemini"}
 
 
 def explore(url: str) -> int:
@@ -342,7 +350,8 @@ def explore(url: str) -> int:
                 sent += 1
                 checks = CHECKS
                 if known and case.path_parameters and case.method != "DELETE":
-                    case.path_parameters = {name: KNOWN[name] for name in case.path_parameters}
+                    there = KNOWN_CHECK if "/custom-checks/" in case.path else KNOWN
+                    case.path_parameters = {name: there[name] for name in case.path_parameters}
                     checks = [one for one in CHECKS if one is not rejection]
                 case.call_and_validate(headers=authorized, checks=checks)
 
@@ -356,6 +365,8 @@ async def test_no_generated_request_meets_a_fault_of_ours(
 ) -> None:
     ended = await api("POST", "/api/jobs", job_fields | {"name": "ended"}, expect=201)
     INTO["failed delivery"](app, ended["id"])
+    custom_check = {"name": "gemini", "script_runtime": "python", "script": "print(1)"}
+    await api("POST", "/api/custom-checks", custom_check, expect=201)
     without_dice = replace(app, jitter=lambda: 0.5)  # Hypothesis watches over `random`
     async with served(without_dice) as url:
         sent = await trio.to_thread.run_sync(explore, url)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import apsw
 import pytest
@@ -447,6 +453,79 @@ def test_a_file_that_cannot_be_read_is_told(sh: Shell) -> None:
     (sh.machine.folder / "odd.yaml").write_bytes(b"jobs: \xff")
     done: Done = sh("apply", "-f", str(sh.machine.folder / "odd.yaml"))
     assert done.code == 2
+
+
+class _Stand(BaseHTTPRequestHandler):
+    """An API that judges as told, and breaks down at the second job that it shall create."""
+
+    judges: ClassVar[bool] = True
+    created: ClassVar[list[str]]
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/api/admin/secrets"):
+            self._answer(200, {"secrets": [{"id": 1, "name": "openai-prod", "type": "openai"}]})
+        elif "?" in self.path:
+            self._answer(200, {"jobs": []})
+        else:
+            self._answer(404, {"detail": "no such job", "code": 1002})
+
+    def do_POST(self) -> None:
+        job = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if "only_judged_by_apply" in job and self.judges:
+            fault = {"field": "only_judged_by_apply", "message": "isn't a field"}
+            self._answer(400, {"detail": "isn't a field", "code": 1100, "errors": [fault]})
+        elif self.created:
+            self._answer(503, {"detail": "the disk is full", "code": 3001})
+        else:
+            self.created.append(job["name"])
+            self._answer(201, {"id": 1})
+
+    def _answer(self, status: int, document: object) -> None:
+        body = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments: object) -> None:
+        """Be silent."""
+
+
+@contextmanager
+def stand(shell: Shell, *, judges: bool = True) -> Iterator[list[str]]:
+    """The names of the jobs that an API in place of ours has created."""
+    created: list[str] = []
+    handler = type("Handler", (_Stand,), {"judges": judges, "created": created})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=partial(server.serve_forever, poll_interval=0.02))
+        thread.start()
+        shell.env(TECKOCHECKER_URL=f"http://127.0.0.1:{server.server_address[1]}")
+        yield created
+        shell.env(TECKOCHECKER_URL=None)
+        server.shutdown()
+        thread.join()
+
+
+_ONE = "batch_id: batch_1, openai_secret: openai-prod, webhook_url: 'https://a.example'"
+THREE = "".join(["jobs:\n", *(f"- {{name: {name}, {_ONE}}}\n" for name in ("one", "two", "three"))])
+
+
+def test_what_was_done_before_a_failure_is_told(sh: Shell) -> None:
+    with stand(sh) as created:
+        done = sh("apply", saved(sh, THREE))
+
+    assert done.code == 74
+    assert "1 of 3 jobs are done; apply the file again for the rest." in done.err
+    assert "the disk is full" in done.err
+    assert created == ["one"]
+
+
+def test_an_api_that_cannot_judge_is_not_trusted(sh: Shell) -> None:
+    with stand(sh, judges=False):
+        done = sh("apply", saved(sh, THREE))
+
+    assert done.code == 1
+    assert "isn't one that `apply` knows" in done.err
 
 
 # The file

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from teckochecker.lock import SUPERVISOR, holder
+from tests.sandboxed import ENVIRONMENT, ready
 
 README = Path(__file__).parent.parent / "README.md"
 _BLOCK = re.compile(
@@ -79,14 +80,23 @@ def test_every_block_that_cannot_run_here_says_why() -> None:
     assert [block.not_run for block in blocks(README) if block.not_run] == [
         "the test suite runs them one by one",
         "waits for a batch at OpenAI",
+        "it pulls the usual base images, and the tests build on bases of their own",
     ]
 
 
 @pytest.mark.slow
 def test_its_commands_work_in_order_in_an_empty_home(home: Path, tmp_path: Path) -> None:
-    runnable = [block.text for block in blocks(README) if not block.not_run]
+    runnable = [block.text for block in blocks(README) if not (block.not_run or block.needs)]
     assert len(runnable) >= 6
     run_in_order(runnable, home, tmp_path)
+
+
+@pytest.mark.docker
+def test_its_commands_for_an_engine_work(home: Path, tmp_path: Path) -> None:
+    ready()
+    needing = [block.text for block in blocks(README) if block.needs == "a Docker engine"]
+    assert needing
+    run_in_order(["teckochecker init", *needing], home, tmp_path, ENVIRONMENT)
 
 
 def test_its_tables_name_every_setting() -> None:

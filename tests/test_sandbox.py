@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import gc
-import gzip
 import hashlib
 import io
 import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tarfile
 import threading
 import time
 import uuid
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -35,26 +30,28 @@ from teckochecker.sandbox import DockerError, ImageMissing, InstallFailed, Needs
 from teckochecker.sandbox.images import RUNNERS
 from teckochecker.sandbox.settings import INSTANCE, RUN, Runtime
 from teckochecker.scripts.archive import inspect_installed
+from tests.engine_proxy import EngineProxy
 from tests.sandboxed import (
     ENVIRONMENT,
     TESTS,
+    WHEEL,
     ca_bundle,
     engine,
     found,
     leftovers,
     nobody_cancels,
+    node_dependency,
     now,
     packed,
     ready,
     request,
+    wheel,
 )
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 MAIN: Mapping[Runtime, str] = {"python": "main.py", "node": "index.js"}
 HERE: Mapping[Runtime, str] = {"python": "os.getcwd()", "node": "process.cwd()"}
-WHEEL = "tinydep-1.0-py3-none-any.whl"
-NPM = "file:vendor/tinynode-1.0.0.tgz"
 OPENED = 'print(\'{"status": "SUCCESS"}\', flush=True)\n'
 both = pytest.mark.parametrize("runtime", ["python", "node"])
 
@@ -357,14 +354,14 @@ class TestEngine:
 
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     def test_a_broken_connection_is_an_error_and_its_container_an_orphan(self) -> None:
-        with _proxy() as (address, cut_all):
-            sandbox = Sandbox({**ENVIRONMENT, "DOCKER_HOST": address}, TESTS, now)
+        with EngineProxy(ENVIRONMENT) as proxy:
+            sandbox = Sandbox({**ENVIRONMENT, "DOCKER_HOST": proxy.address}, TESTS, now)
             wanted = request("import time; time.sleep(60)")
             with ThreadPoolExecutor(1) as thread:
                 running = thread.submit(sandbox.run, wanted, nobody_cancels)
                 _wait(lambda: leftovers() == [wanted.run_id])
                 time.sleep(1)
-                cut_all()
+                proxy.cut()
                 with pytest.raises(DockerError):
                     running.result()
         assert leftovers() == [wanted.run_id]
@@ -458,7 +455,7 @@ class TestImages:
 
 class TestDependencies:
     def test_a_python_script_finds_what_its_archive_brought(self, tmp_path: Path) -> None:
-        files = {"requirements.txt": f"./wheels/{WHEEL}\n", f"wheels/{WHEEL}": _wheel()}
+        files = {"requirements.txt": f"./wheels/{WHEEL}\n", f"wheels/{WHEEL}": wheel()}
         text = _saying("python", "{'value': __import__('tinydep').VALUE}")
         needs = _needs("python", files | {"main.py": text}, tmp_path)
         image = ready().prepare(needs, _clean, nobody_cancels)
@@ -470,17 +467,7 @@ class TestDependencies:
         assert time.monotonic() - again < 1
 
     def test_a_node_script_finds_what_its_archive_brought(self, tmp_path: Path) -> None:
-        package = _npm_package()
-        integrity = "sha512-" + base64.b64encode(hashlib.sha512(package).digest()).decode()
-        root = {"name": "check", "version": "1.0.0", "dependencies": {"tinynode": NPM}}
-        tiny = {"version": "1.0.0", "resolved": NPM, "integrity": integrity}
-        packages = {"": root, "node_modules/tinynode": tiny}
-        lock = {"name": "check", "version": "1.0.0", "lockfileVersion": 3, "packages": packages}
-        files = {
-            "package.json": json.dumps(root),
-            "package-lock.json": json.dumps(lock),
-            "vendor/tinynode-1.0.0.tgz": package,
-        }
+        files = node_dependency()
         text = "import tiny from 'tinynode'; " + _saying("node", "{tiny}")
         needs = _needs("node", files | {"index.mjs": text}, tmp_path)
         image = ready().prepare(needs, _clean, nobody_cancels)
@@ -529,7 +516,7 @@ class TestDependencies:
             client.close()
 
     def test_an_install_of_too_much_is_stopped(self, tmp_path: Path) -> None:
-        files = {"requirements.txt": f"./{WHEEL}\n", WHEEL: _wheel(zeros=140 << 20)}
+        files = {"requirements.txt": f"./{WHEEL}\n", WHEEL: wheel(zeros=140 << 20)}
         needs = _needs("python", files, tmp_path)
         with pytest.raises(InstallFailed, match="more than 256 MiB"):
             ready().prepare(needs, _fail, nobody_cancels)
@@ -537,7 +524,7 @@ class TestDependencies:
     def test_unused_images_go_and_wanted_ones_stay(self, tmp_path: Path) -> None:
         wanted, unused = (
             _needs(
-                "python", {"requirements.txt": f"./{WHEEL}\n# {n}\n", WHEEL: _wheel()}, tmp_path / n
+                "python", {"requirements.txt": f"./{WHEEL}\n# {n}\n", WHEEL: wheel()}, tmp_path / n
             )
             for n in ("wanted", "unused")
         )
@@ -616,7 +603,7 @@ def _needs(runtime: Runtime, files: Mapping[str, str | bytes], folder: Path) -> 
 
 
 def _requiring(*, comment: str) -> dict[str, str | bytes]:
-    return {"requirements.txt": f"./{WHEEL}\n# {comment}\n", WHEEL: _wheel()}
+    return {"requirements.txt": f"./{WHEEL}\n# {comment}\n", WHEEL: wheel()}
 
 
 def _clean(printed: Path, clean: Path) -> None:
@@ -626,26 +613,6 @@ def _clean(printed: Path, clean: Path) -> None:
 
 def _fail(printed: Path, clean: Path) -> None:
     raise AssertionError("nothing is to be installed here")
-
-
-def _wheel(*, zeros: int = 0) -> bytes:
-    made = io.BytesIO()
-    info = "tinydep-1.0.dist-info"
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as wheel:
-        wheel.writestr("tinydep/__init__.py", "VALUE = 42\n")
-        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tinydep\nVersion: 1.0\n")
-        tag = "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        wheel.writestr(f"{info}/WHEEL", tag)
-        wheel.writestr(f"{info}/RECORD", "")
-        for name in ("a", "b") if zeros else ():
-            wheel.writestr(f"tinydep/{name}", bytes(zeros), compresslevel=1)
-    return made.getvalue()
-
-
-def _npm_package() -> bytes:
-    package = json.dumps({"name": "tinynode", "version": "1.0.0", "main": "index.js"})
-    files = {"package/package.json": package, "package/index.js": "module.exports = 42"}
-    return gzip.compress(packed(files), mtime=0)
 
 
 def _wait(condition: Callable[[], bool], seconds: float = 30) -> None:
@@ -679,57 +646,3 @@ def _files_with(secret: bytes, root: Path, container: str) -> list[Path]:
     files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
     assert files or not os.access(root, os.R_OK)
     return [file for file in files if secret in file.read_bytes()]
-
-
-@contextmanager
-def _proxy() -> Iterator[tuple[str, Callable[[], None]]]:
-    """A socket that leads to the engine until it is told to cut everything."""
-    target = ENVIRONMENT.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-    if not target.startswith("unix://"):
-        pytest.skip("the engine isn't on a socket of this machine")
-    path = f"/tmp/{TESTS}.sock"
-    opened: list[socket.socket] = []
-    threads: list[threading.Thread] = []
-
-    def carry(source: socket.socket, sink: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
-        except OSError:
-            return
-
-    def serve(server: socket.socket) -> None:
-        while True:
-            try:
-                near, _ = server.accept()
-            except OSError:  # cut
-                return
-            far = socket.socket(socket.AF_UNIX)
-            far.connect(target.removeprefix("unix://"))
-            opened.extend((near, far))
-            for pair in ((near, far), (far, near)):
-                threads.append(threading.Thread(target=carry, args=pair))
-                threads[-1].start()
-
-    def cut_all() -> None:
-        Path(path).unlink(missing_ok=True)
-        for sock in (server, *opened):
-            try:
-                sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue
-
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(path)
-        server.listen()
-        threads.append(threading.Thread(target=serve, args=(server,)))
-        threads[0].start()
-        try:
-            yield f"unix://{path}", cut_all
-        finally:
-            cut_all()
-            for thread in threads:
-                thread.join()
-            for sock in opened:
-                sock.close()

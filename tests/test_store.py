@@ -21,6 +21,7 @@ from teckochecker.app import App
 from teckochecker.domain import (
     Entry,
     Finding,
+    Job,
     JobId,
     Page,
     SecretId,
@@ -41,7 +42,7 @@ from teckochecker.errors import (
 )
 from teckochecker.lanes import Lane
 from teckochecker.lifecycle import Change
-from teckochecker.store import Store, models, rows
+from teckochecker.store import JobFilter, Store, models, rows
 from teckochecker.store.care import SLICE_ROWS
 from teckochecker.store.database import READERS
 from teckochecker.store.schema import MIGRATIONS, migrate
@@ -610,6 +611,63 @@ async def test_an_instant_comes_back_as_it_was_to_the_millisecond(app: App, job:
     log(app, job, 1, NOW)
 
     assert app.store.jobs.logs(job, Page(limit=1, offset=0))[0][0].created_at == NOW
+
+
+async def test_a_job_comes_back_as_it_was_stored(app: App, job: int) -> None:
+    odd = "null \"%s\" \\ \x00\x1f\n \U0001f600 \u2028 'quoted'"
+    data: dict[str, Any] = {
+        "null": None,
+        odd: [odd, 1.5, 2**53, True, {}, []],
+        "deep": {"deeper": [[[]]]},
+    }
+
+    def decide(found: Job, _: object) -> Change:
+        return Change(
+            job=changed(
+                found,
+                status_reason=odd,
+                source=changed(found.source, doc={**found.source.doc, "odd": data}),
+                source_state=data,
+                last_data=data,
+                last_check_at=NOW,
+                next_check_at=datetime(9999, 12, 31, 23, 59, 59, 999000, tzinfo=UTC),
+                completed_at=datetime(1970, 1, 1, tzinfo=UTC),
+                last_verdict=Verdict.PENDING,
+                max_errors=3,
+            )
+        )
+
+    change = app.store.jobs.step(JobId(job), decide, NOW)
+
+    assert app.store.jobs.view(job).job == change.job
+
+
+@pytest.mark.parametrize("text", ["null", "None", "true", "7", "", "{}"])
+async def test_a_text_stays_a_text_whatever_it_looks_like(app: App, job: int, text: str) -> None:
+    def decide(found: Job, _: object) -> Change:
+        return Change(job=changed(found, status_reason=text, last_data={"is": text}))
+
+    app.store.jobs.step(JobId(job), decide, NOW)
+
+    found = app.store.jobs.view(job).job
+    assert (found.status_reason, found.last_data) == (text, {"is": text})
+
+
+async def test_each_job_of_a_page_has_its_own_secrets_and_deliveries(
+    app: App, api: Api, secrets: dict[str, int], job_fields: dict[str, Any]
+) -> None:
+    ids = []
+    for state in ("polling", "completed", "failed delivery", "paused"):
+        made = await api("POST", "/api/jobs", job_fields | {"name": state}, expect=201)
+        ids.append(int(made["id"]))
+        INTO[state](app, ids[-1])
+
+    found, total = app.store.jobs.page(JobFilter(), Page(limit=10, offset=0))
+
+    assert total == 4
+    assert found == [app.store.jobs.view(job_id) for job_id in reversed(ids)]
+    assert [len(view.deliveries) for view in found] == [0, 1, 1, 0]
+    assert all(view.secrets["openai_secret"][0] == secrets["openai-prod"] for view in found)
 
 
 async def test_a_decision_that_raises_writes_nothing(app: App, job: int) -> None:

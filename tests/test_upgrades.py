@@ -98,7 +98,7 @@ def test_no_row_is_lost_or_changed(fixture: Path, tmp_path: Path) -> None:
     migrated(path)
 
     assert rows(path, wanted) == before
-    assert len(before["jobs"]) == len(STATES) + 2
+    assert len(before["jobs"]) >= len(STATES) + 2
 
 
 @every_schema

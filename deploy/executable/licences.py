@@ -33,9 +33,12 @@ class Component:
 
 
 def document(sources: Iterable[str], root: Path) -> str:
-    """One text about all that the files at `sources` belong to, but for the project at `root`."""
-    foreign = {Path(source).resolve() for source in sources if source}
-    foreign = {path for path in foreign if not _is_ours(path, root)}
+    """One text about all that the files at `sources` belong to, but for the project at `root`.
+
+    PyInstaller names what has no file, such as a namespace, `-`.
+    """
+    named = {Path(source).resolve() for source in sources if source not in ("", "-")}
+    foreign = {path for path in named if not _is_ours(path, root)}
     found = {one.name: one for one in _components(foreign)}
     bare = [one.name for one in found.values() if not one.texts]
     if bare:

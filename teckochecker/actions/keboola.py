@@ -341,6 +341,8 @@ def _check_variables(fields: Fields, given: Mapping[str, Any] | None) -> None:
         fields.fault("keboola_variables", f"must have at most {MAX_VARIABLES} variables")
     if taken := sorted(names & _OURS):
         fields.fault("keboola_variables", f"must not name {', '.join(taken)}: we send those")
+    if "secret_ref:" in str(given):
+        fields.fault("keboola_variables", "must not hold a secret: Keboola shows them")
 
 
 def _token(context: DeliveryContext) -> Secret:

@@ -142,6 +142,8 @@ class Webhook:
         raise WebhookError("A webhook's secrets can't be tried by themselves.", Fault.REFUSED)
 
     def _url(self, text: str) -> str:
+        if "secret_ref:" in text:
+            raise ValueError("must not hold a secret: URLs are logged, so send it in a header")
         try:
             parse_url(text, self._allowed)
         except InvalidInput as error:

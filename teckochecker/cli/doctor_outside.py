@@ -76,7 +76,8 @@ def sandbox(settings: Settings, checks: Sequence[Document]) -> Iterator[Check]:
             yield Check(f"image of {runtime}", lack, lacking[runtime], remedy)
         elif runtime in used:
             yield Check(f"image of {runtime}", "ok", "is there")
-    yield _memory(checks, settings.max_concurrent_checks, box.host().memory_bytes)
+    if checks:
+        yield _memory(checks, settings.max_concurrent_checks, box.host().memory_bytes)
 
 
 def _git(users: Sequence[Document]) -> Check:

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 Runtime = Literal["python", "node"]
 RUNTIMES: Final[tuple[Runtime, ...]] = ("python", "node")
-RUN: Final = "custom-check-run"  # the instance of what `custom-check run` makes
+_INSTANCE: Final = "custom-check-run"  # marks what is made without an installation
 
 
-def sandbox(runtimes: Iterable[Runtime] = (), *, instance: str = RUN) -> Sandbox:
+def sandbox(runtimes: Iterable[Runtime] = ()) -> Sandbox:
     """A sandbox whose engine answers, and has the images of `runtimes`; else NotReachable."""
     from teckochecker.sandbox import Sandbox
 
     docker = environment.settings().docker
-    made = Sandbox(docker, instance, partial(datetime.now, UTC), guest=True)
+    made = Sandbox(docker, _INSTANCE, partial(datetime.now, UTC), guest=True)
     if missing := made.missing(runtimes):
         raise NotReachable(" ".join(one.message for one in missing))
     return made

@@ -145,6 +145,8 @@ def _job_fields(job: Document) -> Iterator[tuple[str, object]]:
     yield "Created", local_time(job["created_at"])
     yield "Last check", local_time(job["last_check_at"])
     yield "Result", job["last_check_status"]
+    if job["kind"] != "polling" and job["last_check_data"]:
+        yield "Data", json.dumps(job["last_check_data"], ensure_ascii=False)
     yield "Next check", local_time(job["next_check_at"])
     yield "Completed", local_time(job["completed_at"])
     if started := job["keboola_job"]:
@@ -184,7 +186,7 @@ def script_line(script: Document | None) -> str | None:
     if script is None:
         return None
     files = script["files"] if isinstance(script["files"], int) else len(script["files"])
-    size = f"{files} files, {script['size_bytes']} bytes"
+    size = f"{files} file{'s' if files != 1 else ''}, {script['size_bytes']} bytes"
     commit = f", commit {script['commit'][:12]}" if script["commit"] else ""
     return f"{script['sha256'][:12]}, {size}{commit}, {local_time(script['stored_at'])}"
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from cyclopts import App, Parameter
 
-from teckochecker.cli.engine import RUN, RUNTIMES, Runtime, sandbox
+from teckochecker.cli.engine import RUNTIMES, Runtime, sandbox
 from teckochecker.cli.exits import Exit
 from teckochecker.cli.job_tables import megabytes
 from teckochecker.cli.output import Output, answer, local_time, note, printable, say, show_table
@@ -110,28 +110,16 @@ def status(*, output: Output = "table") -> int:
 
 
 @app.command
-def prune(
-    *,
-    all_: Annotated[
-        bool,
-        Parameter(name="--all", help="Those of every installation, too: checks make them again."),
-    ] = False,
-    output: Output = "table",
-) -> int:
+def prune(*, output: Output = "table") -> int:
     """Remove images that `custom-check run` prepared, but those of the last hour.
 
     A daemon removes its own once no job needs them. Images in use stay.
 
     Example: teckochecker runners prune
     """
-    box = sandbox()
-    removed = box.prune(())
-    others = {image.instance for image in box.images() if image.instance} - {RUN}
-    for instance in sorted(others) if all_ else ():
-        removed += sandbox(instance=instance).prune(())
-    answer(
-        json.dumps({"removed": removed}).encode(), output, lambda: say(f"Removed {removed} images.")
-    )
+    removed = sandbox().prune(())
+    document = json.dumps({"removed": removed}).encode()
+    answer(document, output, lambda: say(f"Images removed: {removed}."))
     return Exit.OK
 
 

@@ -88,6 +88,8 @@ def run(
         with _uninterrupted() as checkpoint:
             context = _context(state, check_number, previous, opened, checkpoint)
             found, result = _ran(source, doc, context)
+    for warning in found.warnings:
+        note(f"Note: {printable(warning)}")
     told = _told(found, result, context)
     answer(json.dumps(told).encode(), output, lambda: _show(told))
     return _exit(found)

@@ -1,7 +1,10 @@
 """Durable writes: 50 producers record checks through the lane of the one writer.
 
-At a pace of 200 writes a second, six times what 1,000 jobs at 30 s make, and as fast as they
-can, where each waits for the 49 others. A reader pages through the jobs all the while.
+At a pace of 200 writes a second, six times what 1,000 jobs at 30 s make, the bar is on the whole
+wait, the place in line included. As fast as they can, 50 writes always stand in line, so that
+wait is 50 divided by the rate whatever the store does, and 25 ms would be 2,000 synced
+transactions a second: it is told, and the bar is on the write itself, from its turn to its
+commit. A reader pages through the jobs all the while.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from tests.benchmarks.harness import add_secrets, installation, job_fields, run_
 from tests.benchmarks.seeding import fill
 
 PRODUCERS = 50
+MOST_MS = 25
 PACE = 200.0  # writes a second, of all producers together
 PACES = {"200 a second": PACE, "as fast as they can": None}
 
@@ -32,11 +36,22 @@ def run(quick: bool) -> list[Figure]:
 
 
 def _figures(title: str, rounds: list[dict[str, list[float]]], seconds: float) -> list[Figure]:
+    def p99(times: str) -> list[float]:
+        return [percentile(one[times], 99) for one in rounds]
+
     waits = [one["waits_ms"] for one in rounds]
-    p99 = [percentile(one, 99) for one in waits]
+    paced = PACES[title] is not None
     return [
         Figure(what=f"{title}: p50", unit="ms", rounds=[percentile(one, 50) for one in waits]),
-        Figure(what=f"{title}: p99", unit="ms", rounds=p99, bar=25),
+        Figure(
+            what=f"{title}: p99", unit="ms", rounds=p99("waits_ms"), bar=MOST_MS if paced else None
+        ),
+        Figure(
+            what=f"{title}: p99 of the write itself",
+            unit="ms",
+            rounds=p99("writes_ms"),
+            bar=MOST_MS,
+        ),
         Figure(
             what=f"{title}: writes",
             unit="1/s",

@@ -21,7 +21,7 @@ export const isCheck = (entry) => VERDICTS.has(entry.status) && entry.execution_
 /** `first` is the newest page of the log; `newer()` reads on and gives what is new. */
 export function logPanel(view, path, first) {
   let entries = first.logs, total = first.total, which = "all", text = "", following = true, held = [];
-  const list = h("ol", { class: "log" }), count = h("p", { class: "quiet small", role: "status" });
+  const list = h("ol", { class: "log", tabindex: "0", "aria-label": "Entries, newest first" }), count = h("p", { class: "quiet small", role: "status" });
   const older = button("Show older", () => readOlder(), { kind: "quiet" });
 
   const fits = (entry) => FILTERS[which][1](entry) && (!text || `${entry.status} ${entry.message}`.toLowerCase().includes(text));
@@ -101,6 +101,6 @@ function details(entry) {
 function titled(title, inside) {
   const id = newId("title");
   inside.setAttribute("aria-labelledby", id);
-  inside.setAttribute("role", "region");
+  inside.setAttribute("role", "group");
   return h("div", {}, h("h3", { id }, title), inside);
 }

@@ -44,10 +44,11 @@ export function heartbeat(id) {
     if (made.beats === beats && made.childNodes.length) return;
     made.beats = beats;
     const shown = (beats ?? []).slice(-BEATS), empty = BEATS - shown.length;
-    const marks = [];
-    for (let at = 0; at < empty; at += 1) marks.push(svg("path", { class: "beat-none", d: `M${at * STEP + 1.5} 11h3` }));
-    shown.forEach((beat, at) => marks.push(beatMark(beat.verdict, (empty + at) * STEP)));
-    fill(made, ...marks);
+    const paths = {}; // one for each verdict: a list has many of these bars
+    const draw = (verdict, at) => { paths[verdict] = (paths[verdict] ?? "") + beatMark(verdict, at * STEP); };
+    for (let at = 0; at < empty; at += 1) draw("none", at);
+    shown.forEach((beat, at) => draw(beat.verdict, empty + at));
+    fill(made, ...Object.entries(paths).map(([verdict, d]) => svg("path", { class: `beat-${verdict}`, d })));
     made.setAttribute("aria-label", beatsInWords(shown));
   };
   made.update();
@@ -56,12 +57,13 @@ export function heartbeat(id) {
 
 function beatMark(verdict, x) {
   const shapes = {
+    none: `M${x + 1.5} 11h3`,
     success: `M${x + 1} 2h4v18h-4z`,
     failed: `M${x + 1} 2h4v7.4h-4zM${x + 1} 12.6h4V20h-4z`,
     error: `M${x + 3} 5.5l3.2 11h-6.4z`,
     pending: `M${x + 1.2} 8.5h3.6v5h-3.6z`,
   };
-  return svg("path", { class: `beat-${verdict}`, d: shapes[verdict] ?? shapes.pending });
+  return shapes[verdict] ?? shapes.pending;
 }
 
 function beatsInWords(beats) {
@@ -188,12 +190,12 @@ export const confirmed = (title, text, verb) =>
 
 /** A button that opens a list of actions: [label, icon, run, look]. */
 export function menu(label, items) {
-  const id = newId("menu");
-  const list = h("div", { class: "menu", id, popover: "auto", role: "group", "aria-label": label });
+  const list = h("div", { class: "menu", popover: "auto", role: "group", "aria-label": label });
   const opener = iconButton("more", label, open, { "aria-haspopup": "true", "aria-expanded": "false" });
   function open() {
     fill(list, ...items().map(([name, symbol, run, look = ""]) =>
       button(name, () => { list.hidePopover(); run(opener); }, { kind: `quiet ${look}`, symbol })));
+    if (!list.isConnected) opener.after(list);
     list.showPopover();
     const box = opener.getBoundingClientRect();
     const above = box.bottom + list.offsetHeight + 8 > innerHeight;
@@ -209,7 +211,7 @@ export function menu(label, items) {
     const all = [...list.children];
     all.at((all.indexOf(document.activeElement) + step) % all.length).focus();
   });
-  return h("div", { class: "menu-box" }, opener, list);
+  return h("div", { class: "menu-box" }, opener);
 }
 
 /** JSON for reading, as text. */
