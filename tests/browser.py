@@ -11,8 +11,10 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import (
     Browser,
+    BrowserType,
     ConsoleMessage,
     Page,
+    Request,
     Response,
     ViewportSize,
     sync_playwright,
@@ -40,14 +42,20 @@ def chromium() -> str | None:
 
 @contextmanager
 def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright, launched(playwright.chromium) as made:
+        yield made
+
+
+@contextmanager
+def launched(kind: BrowserType) -> Iterator[Browser]:
+    """One more browser: each opens six connections to a host, and a page holds one."""
     path = chromium()
     assert path, "no Chromium: install it, or name it in CHROMIUM"
     sandboxed = os.geteuid() != 0  # its sandbox refuses root
-    with sync_playwright() as playwright:
-        made = playwright.chromium.launch(
-            executable_path=path, args=ARGUMENTS, chromium_sandbox=sandboxed
-        )
+    made = kind.launch(executable_path=path, args=ARGUMENTS, chromium_sandbox=sandboxed)
+    try:
         yield made
+    finally:
         made.close()
 
 
@@ -65,6 +73,7 @@ class Watched:
         self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
         self.page.on("response", self._response)
         self.page.on("request", lambda request: self._request(request.url))
+        self.page.on("requestfailed", self._failed)
 
     def _console(self, message: ConsoleMessage) -> None:
         if message.type not in ("error", "warning"):
@@ -82,6 +91,10 @@ class Watched:
         parts = urlsplit(url)
         if parts.scheme not in ("data", "blob") and f"{parts.scheme}://{parts.netloc}" != self.url:
             self.complaints.append(f"asked {url}, which isn't ours")
+
+    def _failed(self, request: Request) -> None:
+        if request.failure != "net::ERR_ABORTED":  # the page itself went elsewhere
+            self.complaints.append(f"{request.failure} for {request.method} {request.url}")
 
     def open(self, place: str = "") -> None:
         """Go to a view, and wait until it is there."""
@@ -108,10 +121,14 @@ def watched(
         timezone_id="Europe/Prague",
         reduced_motion="reduce",
     )
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(20_000)
     try:
         found = Watched(context.new_page(), f"http://127.0.0.1:{daemon.port}")
-        yield found
+        try:
+            yield found
+        except Exception as error:
+            error.add_note(f"The page has complained: {found.complaints}")
+            raise
         assert found.complaints == []
     finally:
         context.close()

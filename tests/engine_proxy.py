@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import uuid
@@ -82,7 +83,7 @@ class EngineProxy:
     def _carry(self, source: socket.socket, sink: socket.socket, asks: bool) -> None:
         try:
             while data := source.recv(65536):
-                if asks and self._hides(data):
+                if asks and self.hidden and self._hides(data := _whole(source, data)):
                     source.sendall(_ANSWER)
                 else:
                     sink.sendall(data)
@@ -91,6 +92,15 @@ class EngineProxy:
             return
 
     def _hides(self, request: bytes) -> bool:
-        head = request.partition(b"\r\n")[0]
-        about = request if b"/containers/create" in head else head if b"/images/" in head else b""
-        return any(name in about for name in self.hidden)
+        return any(name in request for name in self.hidden)
+
+
+def _whole(source: socket.socket, begun: bytes) -> bytes:
+    """A request of which the first bytes have come, with all of its body."""
+    head, _, body = begun.partition(b"\r\n\r\n")
+    found = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+    missing = int(found[1]) - len(body) if found else 0
+    while missing > 0 and (data := source.recv(missing)):
+        begun += data
+        missing -= len(data)
+    return begun

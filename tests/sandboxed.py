@@ -7,6 +7,7 @@ The images are made once from the bases that TECKO_BASE_PYTHON and TECKO_BASE_NO
 from __future__ import annotations
 
 import base64
+import contextlib
 import fcntl
 import functools
 import gzip
@@ -101,7 +102,8 @@ def purge(instance: str) -> None:
     client = engine()
     try:
         for one in containers_of(instance):
-            client.api.remove_container(one["Id"], v=True, force=True)
+            with contextlib.suppress(docker.errors.APIError):  # its own program was faster
+                client.api.remove_container(one["Id"], v=True, force=True)
         for image in client.api.images(filters={"label": f"{INSTANCE}={instance}"}):
             client.api.remove_image(image["Id"], force=True)
     finally:

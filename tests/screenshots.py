@@ -8,6 +8,7 @@ pictures show days of history. The times are of now, all else is always the same
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import tempfile
@@ -186,7 +187,6 @@ def make_up(app: App, now: datetime) -> dict[str, int]:
     for number, name in enumerate(PAST):
         _past(history, name, number, dice)
     shown = {"broken": _broken(history), "script": _script(history, dice)}
-    shown["hostile"] = _hostile(history)
     history.looked(
         history.batches("Embeddings of the catalogue", 2 * HOUR, "batch_68fc01ab27d4"),
         timedelta(seconds=70),
@@ -250,15 +250,16 @@ def _polling(history: History) -> int:
 
 def _broken(history: History) -> int:
     """Completed, but its webhook is refused."""
-    job = history.batches("Monthly report", 9 * HOUR, "batch_68fa77aa01", **WEBHOOK)
+    job = history.batches("Monthly report", 31 * HOUR, "batch_68fa77aa01", **WEBHOOK)
     for look in range(18):
-        history.counted(job, 9 * HOUR - look * timedelta(minutes=2), "in_progress", (40, 0, 400))
-    history.counted(job, 8 * HOUR, "completed", (398, 2, 400))
+        done = (22 * look, 0, 400)
+        history.counted(job, 31 * HOUR - look * timedelta(minutes=2), "in_progress", done)
+    history.counted(job, 30 * HOUR, "completed", (398, 2, 400))
     refused = OutsideError(
         "The webhook answered 410: it is gone.", Fault.REFUSED, status_code=410,
         answer='{"error": "<b>this endpoint</b> was removed"}',
     )  # fmt: skip
-    history.sent(job, 8 * HOUR, refused)
+    history.sent(job, 30 * HOUR, refused)
     return job
 
 
@@ -289,7 +290,7 @@ def _script(history: History, dice: random.Random) -> int:
     return job
 
 
-def _hostile(history: History) -> int:
+def hostile(history: History) -> int:
     """A script that prints markup; its name holds some, too."""
     job = history.check(HOSTILE, 3 * HOUR, webhook_url=WEBHOOK["webhook_url"])
     run = Execution(exit_code=1, stdout=EVIL, stderr=EVIL, output={"status": "ERROR", "x": EVIL})
@@ -330,16 +331,24 @@ LOOKS: Sequence[tuple[str, dict[str, bool]]] = (
 )
 
 
-def staged(folder: Path) -> tuple[Daemon, dict[str, int]]:
+def staged(folder: Path, *, with_markup: bool = False) -> tuple[Daemon, dict[str, int]]:
     """A daemon, not started, over a home with a history."""
-    daemon = Daemon(folder, {"MIN_POLL_INTERVAL": 30})
+    daemon = Daemon(folder, _engine())
     settings = Settings.from_env({"SECRET_KEY": KEY, "LOG_FILE": "-"}, folder)
     app = assemble(settings)
     try:
         now = datetime.now(UTC)
-        return daemon, make_up(replaced(app, now=lambda: now), now)
+        shown = make_up(replaced(app, now=lambda: now), now)
+        if with_markup:
+            shown["hostile"] = hostile(History(app, now))
+        return daemon, shown
     finally:
         app.close()
+
+
+def _engine() -> dict[str, str]:
+    """The engine that the environment names: without one, the pictures show its absence."""
+    return {name: text for name, text in os.environ.items() if name.startswith("DOCKER_")}
 
 
 def take(found: Watched, place: str, target: Path) -> None:

@@ -198,7 +198,7 @@ async def test_a_cookie_that_was_not_made_here_is_refused(
         one.cookies.clear()
         header = f"teckochecker_8000={spoil(value)}".encode("latin-1")
 
-        answer = await one.get("/api/jobs", headers={"cookie": header})
+        answer = await one.get("/api/jobs", headers=[(b"cookie", header)])
 
     assert answer.status_code == 401
 

@@ -109,6 +109,22 @@ def test_a_restore_is_undone_by_restoring_what_it_replaced(stocked: Shell) -> No
     assert names(stocked) == {"after"}
 
 
+def test_a_database_alone_is_taken_with_its_log_and_stays_as_it_is(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    Store(copy, backups=tmp_path).close()
+    copy.chmod(0o444)
+    before = copy.read_bytes()
+    with backup.unpacked(copy, tmp_path / "into", NOW, silent) as found:
+        assert found.manifest is None
+        assert (found.folder / "teckochecker.db").read_bytes() == before
+        assert stat.S_IMODE((found.folder / "teckochecker.db").stat().st_mode) == 0o600
+    copy.chmod(0o600)
+    with database(copy) as held:
+        held.execute("BEGIN; INSERT INTO meta VALUES ('only in', 'the log'); COMMIT")
+        with backup.unpacked(copy, tmp_path / "into", NOW, silent) as found:
+            assert found.facts.meta["only in"] == "the log"
+
+
 def test_the_key_is_not_in_it_and_it_says_so(stocked: Shell) -> None:
     done = stocked.good("backup", "create", "--output=json")
     assert done.json["holds_key"] is False

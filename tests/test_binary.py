@@ -27,8 +27,9 @@ import httpx
 import pytest
 
 from teckochecker import __version__
-from teckochecker.lock import DAEMON, SUPERVISOR, holder
-from teckochecker.simulators import API_KEY, STORAGE_TOKEN, Keboola, OpenAI
+from teckochecker.lock import DAEMON, SUPERVISOR, Holder, holder
+from teckochecker.simulators import API_KEY, STORAGE_TOKEN, Keboola, OpenAI, Receiver
+from tests import sandboxed
 from tests.benchmarks.harness import wait_for
 
 ROOT = Path(__file__).parents[1]
@@ -58,6 +59,7 @@ class Machine:
         self.file = folder / "teckochecker"
         self.home = folder / "home"
         self.cache = self.home / ".cache" / "teckochecker" / "executable"
+        self.groups: tuple[int, ...] = ()
         shutil.copy(BUILT, self.file)
         self.make("home")
         self.make("tmp")
@@ -89,7 +91,8 @@ class Machine:
             return [*clean, str(self.file), *arguments]
         mounts = [f"mount -t tmpfs -o mode=1777 none {one}" for one in NEW_FOLDERS]
         mounts += [f"mount -t tmpfs -o mode=1777,noexec none {one}" for one in noexec]
-        user = f"--reuid={NOBODY} --regid={NOBODY} --clear-groups"
+        groups = f"--groups={','.join(map(str, self.groups))}" if self.groups else "--clear-groups"
+        user = f"--reuid={NOBODY} --regid={NOBODY} {groups}"
         script = f'{" && ".join(mounts)} && mount -t tmpfs none "$0" && exec setpriv {user} "$@"'
         cage = ["unshare", "--mount", "sh", "-c", script, str(ROOT)]
         return [*cage, *clean, str(self.file), *arguments]
@@ -127,6 +130,16 @@ class Machine:
             text=True,
         )
 
+    @contextmanager
+    def api(self) -> Iterator[httpx.Client]:
+        """Of the daemon that runs."""
+        found = holder(self.home / "data")
+        assert found is not None
+        token = (self.home / "data" / "token").read_text().strip()
+        headers = {"authorization": f"Bearer {token}"}
+        with httpx.Client(base_url=found.url or "", headers=headers, timeout=60) as client:
+            yield client
+
     def unpacked(self) -> list[str]:
         return sorted(path.name for path in self.cache.iterdir())
 
@@ -134,7 +147,8 @@ class Machine:
 def build_is_stale() -> bool:
     """Whether something that goes into the executable is newer than it."""
     folders = [ROOT / name for name in ("teckochecker", "runners", "deploy/executable")]
-    files = [path for folder in folders for path in folder.rglob("*") if "cache" not in str(path)]
+    files = [path for folder in folders for path in folder.rglob("*")]
+    files = [path for path in files if "cache" not in str(path.relative_to(ROOT))]
     files += [ROOT / name for name in ("teckochecker.spec", "pyproject.toml", "constraints.txt")]
     return max(path.stat().st_mtime for path in files if path.is_file()) > BUILT.stat().st_mtime
 
@@ -259,11 +273,9 @@ def test_a_killed_daemon_is_started_again_and_stop_ends_it_for_good(installed: M
     started = json.loads(installed.good("start", "--detach", "--port=0", "--output=json"))
     os.kill(started["pid"], signal.SIGKILL)
 
-    def again() -> bool:
-        found = holder(home)
-        return found is not None and found.url is not None and found.pid != started["pid"]
-
-    wait_for("new daemon", again, seconds=30)
+    wait_for("end", lambda: holder(home) is None, seconds=10)
+    wait_for("new daemon", lambda: serving(installed), seconds=30)
+    assert holder(home) != Holder(started["pid"], started["url"])
     installed.good("status")
     supervisor = holder(home, SUPERVISOR)
     installed.good("stop")
@@ -279,10 +291,8 @@ def test_an_uploaded_script_is_looked_at_in_a_process_of_its_own(installed: Mach
         member = tarfile.TarInfo("main.py")
         member.size = len(b"print(1)\n")
         archive.addfile(member, io.BytesIO(b"print(1)\n"))
-    started = json.loads(installed.good("start", "--detach", "--port=0", "--output=json"))
-    token = (installed.home / "data" / "token").read_text().strip()
-    headers = {"authorization": f"Bearer {token}"}
-    with httpx.Client(base_url=started["url"], headers=headers, timeout=60) as api:
+    installed.good("start", "--detach", "--port=0")
+    with installed.api() as api:
         fields = {"name": "script", "script_runtime": "python", "webhook_url": "https://a.example"}
         made = api.post("/api/custom-checks", json=fields)
         assert made.status_code == 201, made.text
@@ -293,6 +303,30 @@ def test_an_uploaded_script_is_looked_at_in_a_process_of_its_own(installed: Mach
         workers = [line for line in commands() if "--multiprocessing-fork" in line]
         assert any(str(installed.folder) in line for line in workers)
     installed.good("stop")
+
+
+@pytest.mark.docker
+def test_a_custom_check_runs_and_calls_its_webhook(installed: Machine) -> None:
+    sandboxed.ready()
+    address = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    installed.groups = (os.stat(address.removeprefix("unix://")).st_gid,)
+    settings = installed.environment(ALLOWED_PRIVATE_HOSTS="127.0.0.1", DOCKER_HOST=address)
+    script = """import json; print(json.dumps({"status": "SUCCESS", "data": {"number": 42}}))"""
+    with Receiver() as receiver:
+        installed.good("start", "--detach", "--port=0", env=settings)
+        fields = {
+            "name": "script",
+            "script_runtime": "python",
+            "script": script,
+            "webhook_url": f"{receiver.url}/hook",
+        }
+        with installed.api() as api:
+            assert api.post("/api/custom-checks", json=fields).status_code == 201
+            receiver.wait_for(lambda request: True, timeout_s=60)
+        installed.good("stop")
+    (call,) = receiver.requests
+    assert call.body["check_status"] == "SUCCESS"
+    assert call.body["check_data"] == {"number": 42}
 
 
 def test_it_serves_as_systemd_starts_it(machine: Machine) -> None:
@@ -360,7 +394,7 @@ def test_kill_9_of_what_was_started_kills_the_daemon_and_leaves_nothing(
     before = installed.unpacked()
     for _ in range(2):
         service = installed.begin("start", "--port=0")
-        found = wait_for("daemon", lambda: holder(installed.home / "data"), seconds=30)
+        found = wait_for("daemon", lambda: serving(installed), seconds=30)
         assert found.pid == service.pid
         service.kill()
         service.communicate(timeout=30)
@@ -471,6 +505,12 @@ def test_a_folder_in_which_others_could_plant_files_is_not_used(
     alone = machine("--version", env=machine.environment(TECKOCHECKER_CACHE=str(machine.cache)))
     assert alone.code == IO
     assert "it must be yours, and closed to all others (chmod 700)" in alone.err
+
+
+def serving(machine: Machine) -> Holder | None:
+    """The daemon, once it tells its address."""
+    found = holder(machine.home / "data")
+    return found if found and found.url else None
 
 
 def commands() -> Iterator[str]:

@@ -52,7 +52,8 @@ def test_their_help_imports_neither_engine_nor_server() -> None:
 
 
 def test_their_help_fits_a_terminal(bare: Shell) -> None:
-    for command in (("custom-check", "create"), ("custom-check", "run"), ("runners", "build")):
+    commands = [("custom-check", name) for name in ("create", "update", "run", "logs")]
+    for command in (*commands, ("runners", "build")):
         shown = bare.good(*command, "--help").out
         assert max(len(line) for line in shown.splitlines()) <= 80
 

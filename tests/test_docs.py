@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +24,11 @@ from teckochecker import outbox
 from teckochecker.actions.keboola import variables
 from teckochecker.actions.webhook import signature
 from teckochecker.domain import Event, JobId, Kind, Secret, Verdict
+from teckochecker.sandbox import Sandbox
+from teckochecker.store import copies
 from teckochecker.telemetry import Metrics
 from tests import reference
-from tests.sandboxed import ENVIRONMENT, ready
+from tests.sandboxed import ENVIRONMENT, now, ready
 from tests.test_examples import node
 from tests.test_readme import blocks, home, run_in_order
 
@@ -135,7 +137,11 @@ def test_its_commands_work_in_order_in_an_empty_home(
 def test_the_guides_commands_work_with_an_engine(home: Path, tmp_path: Path) -> None:
     ready()
     runnable = [one.text for one in blocks(GUIDE) if not one.not_run]
-    run_in_order(runnable, home, tmp_path, ENVIRONMENT)
+    try:
+        run_in_order(runnable, home, tmp_path, ENVIRONMENT)
+    finally:
+        instance = copies.examined(home / "teckochecker.db").meta["instance"]
+        Sandbox(ENVIRONMENT, instance, lambda: now() + timedelta(hours=2)).prune(())
 
 
 @functools.cache

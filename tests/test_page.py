@@ -21,12 +21,14 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from teckochecker.app import assemble
 from teckochecker.config import Settings
+from teckochecker.domain import SecretType
 from teckochecker.simulators import Answer, Keboola, OpenAI, Receiver
 from teckochecker.simulators.keboola import STORAGE_TOKEN
 from teckochecker.simulators.openai import API_KEY
+from teckochecker.sources.openai import judged
 from teckochecker.validation import Fields
 from teckochecker.web.jobs import polling_draft
-from tests import screenshots
+from tests import sandboxed, screenshots
 from tests.benchmarks.harness import KEY, TOKEN, Daemon, add_secrets, wait_for
 from tests.browser import Watched, browser, chromium, watched
 
@@ -110,7 +112,7 @@ def seen(chrome: Browser, stage: Stage) -> Iterator[Watched]:
 def past(chrome: Browser) -> Iterator[tuple[Daemon, dict[str, int]]]:
     """A daemon with a made-up history, as for the pictures."""
     with tempfile.TemporaryDirectory(prefix="teckochecker-page-") as home:
-        daemon, shown = screenshots.staged(Path(home))
+        daemon, shown = screenshots.staged(Path(home), with_markup=True)
         with daemon:
             daemon.start()
             yield daemon, shown
@@ -247,6 +249,33 @@ def test_a_custom_check_is_written_on_the_page_changed_and_duplicated(seen: Watc
     press(page, "Create the job")
     expect(page.get_by_role("heading", name="Changed here copy")).to_be_visible()
     expect(in_panel(page, "Facts").get_by_text('{"task_id":"42"}')).to_be_visible()
+
+
+@pytest.mark.docker
+def test_a_script_runs_in_a_container_and_is_seen_to_its_end(
+    chrome: Browser, tmp_path: Path
+) -> None:
+    sandboxed.ready()
+    with Receiver() as receiver, Daemon(tmp_path, sandboxed.ENVIRONMENT) as daemon:
+        daemon.start()
+        with watched(chrome, daemon) as found:
+            found.sign_in()
+            page = found.page
+            page.get_by_role("link", name="Run a script of yours").click()
+            fill(page, "Name", "Three looks")
+            fill(page, "Check every (seconds)", "10")
+            page.get_by_label("Call a webhook").check()
+            fill(page, "Address", f"{receiver.url}/three")
+            press(page, "Create the job")
+
+            chip = page.get_by_role("main").locator("header .chip")
+            expect(chip).to_have_text("Completed", timeout=90_000)
+            log = in_panel(page, "Log")
+            expect(log.get_by_text("Task none: look number 3")).to_be_visible()
+            log.locator("summary").filter(has_text="look number 3").click()
+            expect(log.get_by_text(re.compile("exit code 0 · peak memory"))).to_be_visible()
+            expect(page.get_by_text("3 of 3", exact=True)).to_be_visible()
+    assert [one.path for one in receiver.requests] == ["/three"]
 
 
 def test_files_are_packed_in_the_browser_and_uploaded(seen: Watched, tmp_path: Path) -> None:
@@ -510,7 +539,7 @@ def test_what_a_script_printed_is_shown_as_text(
     daemon, shown = past
     with watched(chrome, daemon) as found:
         alerts: list[str] = []
-        found.page.on("dialog", lambda dialog: (alerts.append(dialog.message), dialog.dismiss()))
+        found.page.on("dialog", lambda dialog: alerts.append(dialog.message))
         found.sign_in()
         for place in (f"checks/{shown['hostile']}", "jobs", ""):
             found.open(place)
@@ -518,10 +547,113 @@ def test_what_a_script_printed_is_shown_as_text(
             expect(found.page.get_by_text(screenshots.HOSTILE).first).to_be_visible()
             assert found.page.locator("main img, main b[data-evil], main script").count() == 0
         found.open(f"checks/{shown['hostile']}")
-        in_panel(found.page, "Log").locator("summary").first.click()
-        expect(in_panel(found.page, "Log").locator("pre").first).to_contain_text("onerror")
+        entry = in_panel(found.page, "Log").locator("li").filter(has_text="onerror").first
+        entry.locator("summary").click()
+        expect(entry.locator("pre").first).to_contain_text("onerror")
 
         assert alerts == []
+
+
+# The words
+
+JOB: dict[str, Any] = {
+    "status": "active", "phase": "polling", "trigger_on": "success", "batch_count": 1,
+    "completed_count": 0, "failed_count": 0, "batches": [], "last_check_status": "PENDING",
+    "keboola_configuration_id": "7",
+}  # fmt: skip
+COUNTED = {"status": "in_progress", "request_counts": {"total": 9, "completed": 4, "failed": 1}}
+LATER = "2999-01-01T00:00:00Z"
+ATTEMPT = {"message": "The webhook answered 503"}
+SENTENCES: dict[str, tuple[dict[str, Any], list[dict[str, Any]], str]] = {
+    "new": ({"last_check_status": None}, [], "the first check comes soon. When it succeeds, "),
+    "counted": ({"batches": [COUNTED]}, [], "the batch is in_progress, 5 of 9 requests are done."),
+    "several": ({"batch_count": 3, "completed_count": 1}, [], "1 of 3 batches have ended."),
+    "terminal": ({"trigger_on": "terminal"}, [], "When it ends, well or badly, Keboola"),
+    "idle": ({"keboola_configuration_id": None}, [], "nothing is triggered"),
+    "error": ({"last_check_status": "ERROR"}, [], "repeated with growing waits"),
+    "script": ({"phase": "awaiting_script"}, [], "It waits for its script: upload one"),
+    "paused": ({"status": "paused", "status_reason": "key refused"}, [], "paused: key refused."),
+    "delivering": (
+        {"phase": "delivering"},
+        [{"action": "webhook", "state": "pending", "attempts": [ATTEMPT], "next_attempt_at": LATER}],
+        "telling so failed 1 time: The webhook answered 503. It is tried again in",
+    ),
+    "sending": (
+        {"phase": "delivering"},
+        [{"action": "keboola", "state": "sending", "attempts": [ATTEMPT] * 2}],
+        "Keboola job: attempt 2 is under way.",
+    ),
+    "stuck": (
+        {"status": "failed", "status_reason": "delivery failed: it is gone"},
+        [{"action": "webhook", "state": "failed", "attempts": []}],
+        "its delivery failed: it is gone. Mend the cause, then redeliver below.",
+    ),
+    "failed": ({"status": "failed", "status_reason": "expired"}, [], "It failed: expired. Nothing"),
+    "started": (
+        {"status": "completed", "keboola_job": {"id": "12", "status": "processing"}},
+        [],
+        "Keboola job 12 was started and is processing.",
+    ),
+    "started badly": (
+        {"status": "completed", "keboola_job": {"id": "12", "status": "error", "failed": True}},
+        [],
+        "that job ended as error.",
+    ),
+}  # fmt: skip
+
+
+def test_a_sentence_says_why_a_job_waits_and_what_comes_next(chrome: Browser, stage: Stage) -> None:
+    with watched(chrome, stage.daemon) as found:
+        found.page.goto(found.url)
+        for name, (changes, deliveries, words) in SENTENCES.items():
+            said = found.page.evaluate(
+                """async ([job, deliveries]) =>
+                    (await import("/static/explain.js")).explain(job, {deliveries})""",
+                [JOB | changes, deliveries],
+            )
+            assert words in said, name
+
+
+PACES = {
+    "steady": ([(0, 0), (60, 10), (120, 20), (180, 30)], 420),
+    "too few": ([(0, 0), (60, 10)], None),
+    "halted": ([(0, 0), (60, 30), (120, 30), (180, 30)], None),
+    "done": ([(0, 0), (60, 50), (120, 100)], None),
+    "backwards": ([(0, 50), (60, 40), (120, 30)], None),
+    "too short": ([(0, 0), (5, 10), (10, 20)], None),
+}
+
+
+def test_the_time_that_is_left_is_told_only_where_the_pace_tells_it(
+    chrome: Browser, stage: Stage
+) -> None:
+    with watched(chrome, stage.daemon) as found:
+        found.page.goto(found.url)
+        for name, (points, seconds) in PACES.items():
+            left = found.page.evaluate(
+                """async points => (await import("/static/explain.js")).secondsLeft(points)""",
+                [{"at": at * 1000, "done": done, "total": 100} for at, done in points],
+            )
+            assert left == seconds, name
+
+
+def test_the_page_reads_the_counts_in_the_sources_own_sentences(
+    chrome: Browser, stage: Stage
+) -> None:
+    """The log holds no numbers of a check of batches, only this sentence about them."""
+    batch = {"batch_id": "batch_a", "errors": []}
+    counts = {"total": 900, "completed": 300, "failed": 12}
+    doc = {"batch_ids": ["batch_a"], "max_failed_percent": 100}
+    with watched(chrome, stage.daemon) as found:
+        found.page.goto(found.url)
+        for status, done in (("in_progress", 312), ("completed", 900)):
+            known = {"batch_a": {**batch, "status": status, "request_counts": counts}}
+            read = found.page.evaluate(
+                """async message =>
+                    (await import("/static/explain.js")).countsOfCheck({message})""",
+                judged(doc, known).message,
+            )
+            assert (read["done"], read["total"]) == (done, 900)
 
 
 # A thousand jobs
@@ -534,8 +666,8 @@ def crowd(chrome: Browser) -> Iterator[Daemon]:
         app = assemble(Settings.from_env({"SECRET_KEY": KEY, "LOG_FILE": "-"}, Path(home)))
         now = datetime.now(UTC)
         history = screenshots.History(app, now)
-        history.secret("openai-prod", screenshots.SecretType.OPENAI, "sk-x")
-        history.secret("keboola-prod", screenshots.SecretType.KEBOOLA, "1-x")
+        history.secret("openai-prod", SecretType.OPENAI, "sk-x")
+        history.secret("keboola-prod", SecretType.KEBOOLA, "1-x")
         fields = {"openai_secret": "openai-prod", **screenshots.KEBOOLA}
         for number in range(1000):
             given = {"name": f"Job number {number:04}", "batch_id": f"batch_{number:04}", **fields}

@@ -366,7 +366,8 @@ class TestEngine:
                     running.result()
         assert leftovers() == [wanted.run_id]
         assert ready().remove_orphans() == 1
-        gc.collect()  # the SDK forgets sockets that couldn't connect
+        del running  # whose error refers to sockets that couldn't connect: the SDK forgets them
+        gc.collect()
 
     def test_what_a_killed_process_leaves_is_removed_and_nothing_else(self) -> None:
         foreign = _foreign_container()

@@ -186,6 +186,22 @@ def test_a_log_file_is_rotated(logged: Callable[..., io.StringIO], tmp_path: Pat
     assert (rotating.maxBytes, rotating.backupCount) == (10 * 1024 * 1024, LOG_FILES)
 
 
+def test_a_full_log_file_makes_room_and_stays_private(
+    logged: Callable[..., io.StringIO], tmp_path: Path
+) -> None:
+    logged(file=tmp_path / "t.log")
+
+    for number in range(12):
+        log.info("long", number=number, text="x" * 1024 * 1024)
+
+    files = sorted(tmp_path.iterdir())
+    assert [file.name for file in files] == ["t.log", "t.log.1"]
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+    newest = (tmp_path / "t.log").read_text().splitlines()
+    assert json.loads(newest[-1])["number"] == 11
+    assert all(file.stat().st_size <= 10 * 1024 * 1024 for file in files)
+
+
 def test_a_log_file_that_can_not_be_written_is_told(
     logged: Callable[..., io.StringIO], tmp_path: Path
 ) -> None:

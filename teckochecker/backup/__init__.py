@@ -201,7 +201,7 @@ def _unpack(path: Path, staging: Path, progress: Progress) -> Unpacked:
     try:
         if is_database:
             manifest = None
-            copies.copy(path, staging / DATABASE)
+            _take(path, staging / DATABASE)
         else:
             manifest = archive.read(path, staging, progress)
         progress("checking the database")
@@ -209,6 +209,18 @@ def _unpack(path: Path, staging: Path, progress: Progress) -> Unpacked:
     except StoreBroken as error:
         raise archive.damaged(path, "SQLite finds faults in its database") from error
     return Unpacked(folder=staging, facts=facts, manifest=manifest)
+
+
+def _take(path: Path, target: Path) -> None:
+    """A database that nobody writes to; its folder may be one that can't be written."""
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size:
+        copies.copy(path, target)
+        return
+    with _writing(target):
+        shutil.copyfile(path, target)
+        target.chmod(0o600)
+        copies.sync(target)
 
 
 def _put_scripts(source: Path, shelf: Path) -> int:

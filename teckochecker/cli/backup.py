@@ -181,8 +181,8 @@ def _progress() -> Callable[[str], None]:
 
 
 def _say_made(made: Made) -> None:
-    megabytes = made.size_bytes / 1_000_000
-    say(f"{made.path}: {megabytes:.1f} MB, the database and {made.manifest.scripts} scripts.")
+    scripts = made.manifest.scripts
+    say(f"{made.path}: {_size(made.size_bytes)}, the database and {scripts} scripts.")
 
 
 def _described(manifest: Manifest) -> dict[str, object]:
@@ -257,7 +257,8 @@ def _show(found: list[dict[str, Any]]) -> None:
         say("No backups here yet: `teckochecker backup create` makes one.")
         return
     show_table(
-        ("Made", "Kind", "MB", "Version", "Schema", "Scripts", "File"), (_row(one) for one in found)
+        ("Made", "Kind", "Size", "Version", "Schema", "Scripts", "File"),
+        (_row(one) for one in found),
     )
 
 
@@ -265,10 +266,14 @@ def _row(one: Mapping[str, Any]) -> tuple[object, ...]:
     return (
         local_time(one.get("created_at")),
         one["kind"],
-        f"{one['size_bytes'] / 1_000_000:.1f}",
+        _size(one["size_bytes"]),
         *(one.get(name) for name in ("version", "schema", "scripts")),
         one["path"],
     )
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.1f} kB"
 
 
 def _rfc3339(at: datetime) -> str:

@@ -45,7 +45,7 @@ class CheckFields:
 
     name: Name = None
     script_runtime: Annotated[
-        Runtime | None, Parameter(name="--runtime", help="What runs it; required.")
+        Runtime | None, Parameter(name="--runtime", help="What runs the script.")
     ] = None
     script: Annotated[
         Path | None, Parameter(help="Folder, .tgz, or a single .py or .js file, to upload.")
@@ -156,8 +156,8 @@ def update(
 ) -> int:
     """Change a custom check; what isn't given stays.
 
-    Parameters, variables and headers are replaced as a whole. A script is uploaded
-    after the change.
+    Parameters, variables and headers are replaced as a whole. A script is
+    uploaded after the change.
 
     Example: teckochecker custom-check update nightly --poll-interval 300 --timeout 60
     """

@@ -21,6 +21,7 @@ const STATUS_ORDER = { failed: 4, paused: 2, active: 1, completed: 0 };
 const trouble = (job) => (job.last_check_status === "ERROR" && job.status === "active" ? 3 : STATUS_ORDER[job.status] ?? 0);
 
 export async function jobs(view) {
+  await live.ready;
   const wanted = {
     text: view.query.get("q") ?? "", status: view.query.get("status") ?? "", kind: view.query.get("kind") ?? "",
     sort: SORTS[view.query.get("sort")] ? view.query.get("sort") : "newest",

@@ -18,6 +18,7 @@ class Live extends EventTarget {
   #asked = new Set();
   #running = false;
   #timer = 0;
+  #first = resolvers();
 
   /** Jobs that the list shows: the newest that fit `query`, such as "status=active&q=x". */
   async load(query = this.#query) {
@@ -27,7 +28,13 @@ class Live extends EventTarget {
     this.jobs = new Map(found.jobs.map((job) => [job.id, job]));
     this.total = found.total;
     this.loaded = true;
+    this.#first.resolve();
     this.#tell("list");
+  }
+
+  /** Until the list has come for the first time. */
+  get ready() {
+    return this.#first.promise;
   }
 
   /** Whether everything is here, so that searching needs no server. */
@@ -51,6 +58,7 @@ class Live extends EventTarget {
     this.jobs = new Map();
     this.beats = new Map();
     this.loaded = false;
+    this.#first = resolvers();
   }
 
   isChecking(job) {
@@ -174,6 +182,12 @@ export function hear(view, names, run) {
 
 export const sumOf = (byKind) =>
   Object.values(byKind).reduce((sum, of) => sum + Object.values(of).reduce((a, b) => a + b, 0), 0);
+
+function resolvers() {
+  const found = {};
+  found.promise = new Promise((resolve) => { found.resolve = resolve; });
+  return found;
+}
 
 function joinedBeats(before, more = []) {
   const known = new Set(before.map((beat) => beat.at));

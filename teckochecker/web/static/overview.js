@@ -14,7 +14,7 @@ export async function overview(view) {
   const tiles = h("div", { class: "tiles" }), vitals = h("dl", { class: "vitals" });
   const next = h("div", {}), attention = h("div", {}), recent = h("div", {});
   const limits = { checks: null };
-  const [stats] = await Promise.all([get("/api/stats"), limitsOf(limits)]);
+  const [stats] = await Promise.all([get("/api/stats"), limitsOf(limits), live.ready]);
   const show = () => {
     if (!live.total && !live.jobs.size) return fill(node, ...first());
     if (!tiles.isConnected && !node.contains(tiles)) {

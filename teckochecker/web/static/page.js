@@ -167,10 +167,9 @@ async function signOut() {
 }
 
 async function begin() {
-  await live.load("");
   frame();
   live.start();
-  await show();
+  await Promise.all([live.load(""), show()]);
 }
 
 signals.addEventListener("signed-out", () => signIn("Your session has ended: sign in again."));
