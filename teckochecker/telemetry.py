@@ -28,6 +28,7 @@ REMEMBERED: Final = timedelta(hours=1)
 LOG_FILE_BYTES: Final = 10 * 1024 * 1024
 LOG_FILES: Final = 5
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_MINUTES: Final = (120, 300, 600, 1800, 3600)  # a script may take an hour
 
 
 class Redaction:
@@ -107,8 +108,12 @@ class Metrics:
         self.executions = counter(
             f"{custom}_executions", "Finished runs of scripts", "status", "runtime"
         )
-        self.execution_duration = histogram(
-            f"{custom}_duration_seconds", "One custom check, its container included", "runtime"
+        self.execution_duration = Histogram(
+            f"{custom}_duration_seconds",
+            "One custom check, its container included",
+            ("runtime",),
+            registry=registry,
+            buckets=(*_SECONDS, *_MINUTES),
         )
         self.execution_errors = counter(
             f"{custom}_errors", "Custom checks that ended in ERROR", "error_type"

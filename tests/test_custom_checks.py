@@ -119,7 +119,11 @@ async def checked(api: Api, count: int, path: str = GEMINI) -> list[Any]:
     found: list[Any] = []
 
     def enough(page: Any) -> bool:
-        found[:] = [one for one in page["logs"] if one["status"] in VERDICTS]
+        found[:] = [
+            one
+            for one in page["logs"]
+            if one["status"] in VERDICTS and one["execution_time_ms"] is not None
+        ]
         return len(found) >= count
 
     await eventually(api, f"{path}/logs", enough, LONG_S)

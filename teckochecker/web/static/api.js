@@ -29,11 +29,14 @@ export async function call(method, path, body, { json = true } = {}) {
   if (answer.headers.has("date")) noteServerTime(answer.headers.get("date"));
   if (answer.ok) return answer.status === 204 || !json ? null : answer.json();
   const problem = new Problem(answer.status, await document_(answer));
-  if (answer.status === 401 && path !== "/api/session" && !problem.message.includes("another site")) {
+  if (isSignedOut(answer.status, path) && !problem.message.includes("another site")) {
     signals.dispatchEvent(new Event("signed-out"));
   }
   throw problem;
 }
+
+/** Who has a session is never answered 429: that is for strangers who try too often. */
+export const isSignedOut = (status, path = "") => (status === 401 || status === 429) && path !== "/api/session";
 
 export const get = (path) => call("GET", path);
 export const post = (path, body) => call("POST", path, body);

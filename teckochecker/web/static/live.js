@@ -126,7 +126,7 @@ class Live extends EventTarget {
     this.#connected("waiting");
     if (source.readyState !== EventSource.CLOSED) return;
     this.#source = null;
-    setTimeout(() => this.#open(), 5000);
+    setTimeout(() => this.load().then(() => this.#open(), () => this.#open()), 5000);
   }
 
   #connected(word) {

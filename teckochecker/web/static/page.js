@@ -1,6 +1,6 @@
 // The page's frame: signing in, finding the view for an address, and what is around every view.
 
-import { call, Problem, remove, signals } from "./api.js";
+import { call, isSignedOut, Problem, remove, signals } from "./api.js";
 import { button, fill, h, icon, say } from "./dom.js";
 import { live } from "./live.js";
 import { overview } from "./overview.js";
@@ -99,7 +99,7 @@ async function open(view, load, params) {
     if (!view.signal.aborted) arrive(title, node);
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
-    if (problem.status === 401 || view.signal.aborted) return;
+    if (isSignedOut(problem.status) || view.signal.aborted) return;
     const again = button("Try again", () => show(), { symbol: "again" });
     arrive("Problem", h("div", { class: "empty" }, h("h1", { tabindex: "-1" }, problem.status === 404 ? "It isn't there" : "That didn't work"), h("p", {}, problem.message), again));
   }
@@ -161,7 +161,7 @@ async function signOut() {
   try {
     await remove("/api/session");
   } catch (problem) {
-    if (problem.status !== 401) return toast(problem.message, "bad");
+    if (!isSignedOut(problem.status)) return toast(problem.message, "bad");
   }
   signIn();
 }
@@ -175,5 +175,5 @@ async function begin() {
 signals.addEventListener("signed-out", () => signIn("Your session has ended: sign in again."));
 addEventListener("hashchange", () => main?.isConnected && show());
 
-if (localStorage.getItem(SIGNED_IN)) begin().catch((problem) => { if (problem.status !== 401) signIn(problem.message); });
+if (localStorage.getItem(SIGNED_IN)) begin().catch((problem) => { if (!isSignedOut(problem.status)) signIn(problem.message); });
 else signIn();
