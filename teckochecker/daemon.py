@@ -18,6 +18,7 @@ from typing import Final
 import structlog
 import trio
 from hypercorn.config import Config
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio import serve
 
 from teckochecker import scheduler, upkeep
@@ -107,8 +108,16 @@ async def _serve(
     config.h11_max_incomplete_size = 16 * 1024
     config.alpn_protocols = ["http/1.1"]
     config.include_server_header = False
+    setattr(H11Protocol, "_check_protocol", _stay)  # noqa: B010  # no setting turns this off
     await serve(create_web(app), config, shutdown_trigger=app.stop.wait, task_status=task_status)  # type: ignore[arg-type]
     stop(app)
+
+
+async def _stay(_protocol: H11Protocol, _request: object) -> None:
+    """Don't change to HTTP/2: hypercorn does in the clear, whatever is configured.
+
+    The requests behind an upgrade are unseen by a proxy that passes it on.
+    """
 
 
 async def _signals(app: App) -> None:

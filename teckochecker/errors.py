@@ -87,7 +87,7 @@ class Fault(StrEnum):
     NOT_FOUND = "not_found"  # the thing to check doesn't exist
     MALFORMED = "malformed"  # an answer that can't be one
     REFUSED = "refused"  # the other side says no, and will say so again
-    ENGINE = "engine"  # the container engine can't do it; no fault of the script's
+    ENGINE = "engine"  # this machine or its container engine can't; no fault of the script's
     INTERNAL = "internal"  # our own fault
 
 

@@ -82,7 +82,10 @@ def health(pulse: Pulse, now: datetime) -> Health:
         failing.append(pulse.store_trouble or "the database can't be written: check the disk")
     degraded = []
     if oldest_s >= OVERDUE.total_seconds():
-        degraded.append(f"a job has been due for {oldest_s:.0f} s: raise MAX_CONCURRENT_REQUESTS")
+        degraded.append(
+            f"a job has been due for {oldest_s:.0f} s: raise MAX_CONCURRENT_REQUESTS, "
+            f"or MAX_CONCURRENT_CHECKS if it is a custom check"
+        )
     if pulse.troubled_deliveries:
         degraded.append(
             f"{pulse.troubled_deliveries} deliveries of the last day failed or are unconfirmed: "

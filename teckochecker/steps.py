@@ -112,7 +112,7 @@ async def _check(app: App, work: CheckWork) -> None:
         if outcome.fault is not Fault.ENGINE or wait_s is None:
             break
         await trio.sleep(wait_s)
-    opened = _audit(secrets, roles)
+    opened = audit(secrets, roles)
     await _conclude(app, work, outcome, opened, started[0] if started else app.now())
 
 
@@ -219,7 +219,7 @@ async def _sent(
 
     timeout_s = action.timeout_s(part.doc)
     sent = await outside(app, Lane.DELIVERY, send, timeout_s, origin)
-    return sent, _audit(secrets, roles)
+    return sent, audit(secrets, roles)
 
 
 async def _follow_up(app: App, due: DeliveryDue) -> None:
@@ -355,7 +355,8 @@ def pool_key(sealed: Iterable[SealedRole]) -> str:
     return ",".join(f"{secret.uid}@{secret.updated_at.timestamp()}" for _, secret in sealed)
 
 
-def _audit(sealed: Iterable[SealedRole], roles: Mapping[str, str]) -> tuple[SecretOpened, ...]:
+def audit(sealed: Iterable[SealedRole], roles: Mapping[str, str]) -> tuple[SecretOpened, ...]:
+    """What the log tells of secrets that were opened: which, and for which variable."""
     return tuple(
         SecretOpened(
             id=secret.id, name=secret.name, updated_at=secret.updated_at, variable=roles[role]

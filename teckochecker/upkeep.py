@@ -4,7 +4,7 @@ and what scripts leave behind: containers of killed runs, images and archives no
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from functools import partial
 from typing import Final
@@ -18,7 +18,7 @@ from teckochecker.errors import FolderError, StoreBusy, StoreFull
 from teckochecker.lanes import Lane
 from teckochecker.notify import SILENT, Notifier
 from teckochecker.pulse import STALLED, health
-from teckochecker.sandbox import DockerError, Missing
+from teckochecker.sandbox import DockerError, Missing, Needs
 from teckochecker.scripts import shelf
 from teckochecker.sources import Script
 from teckochecker.sources.script import DEFAULT_MEMORY_MB
@@ -163,10 +163,17 @@ async def prune(app: App) -> None:
     def prune_images() -> int:
         if app.sandbox.missing():
             return 0  # without the runner images nobody can tell which ones are needed
-        needs = [source.needs(job.source.doc, job.source_state or {}) for job in open_jobs]
-        return app.sandbox.prune({app.sandbox.image(one) for one in needs})
+        return app.sandbox.prune({app.sandbox.image(one) for one in _needs(source, open_jobs)})
 
     await _tidied(app, "upkeep.images_removed", prune_images)
+
+
+def _needs(source: Script, jobs: Iterable[Job]) -> Iterator[Needs]:
+    for job in jobs:
+        try:
+            yield source.needs(job.source.doc, job.source_state or {})
+        except FolderError:  # its script is gone, which its own checks tell
+            continue
 
 
 async def _tidied(app: App, event: str, call: Callable[[], int]) -> None:

@@ -29,11 +29,15 @@ from typing import Any
 import docker
 import pytest
 
-from teckochecker.domain import Finding
+from teckochecker.domain import Finding, JobId
 from teckochecker.masking import Mask
 from teckochecker.sandbox import RunRequest, Sandbox
 from teckochecker.sandbox.images import CONTENT, RUNNERS, content
 from teckochecker.sandbox.settings import INSTANCE, RUN, Network, Runtime
+from teckochecker.scripts import archive, git
+from teckochecker.sources import CheckContext, Script
+from teckochecker.sources.script import stored
+from teckochecker.validation import Fields
 from teckochecker.verdicts import Limits, RunResult, finding
 
 WHEEL = "tinydep-1.0-py3-none-any.whl"
@@ -153,6 +157,35 @@ def found(wanted: RunRequest, mask: Mask | None = None) -> tuple[Finding, RunRes
     """Runs it, and reads the verdict."""
     result = ready().run(wanted, nobody_cancels)
     return finding(result, wanted.limits, mask or Mask([])), result
+
+
+def checked(
+    files: Mapping[str, str | bytes],
+    *,
+    network: Network = "none",
+    timeout_s: int = 30,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[Finding, RunResult]:
+    """Takes files as an upload and runs them as a job's script, by the product's own source."""
+    with tempfile.TemporaryDirectory() as folder:
+        shelf, upload = Path(folder, "scripts"), Path(folder, "upload.tgz")
+        upload.write_bytes(gzip.compress(packed(files)))
+        script = archive.accept(upload, shelf, entrypoint="main.py")
+        source = Script(ready(), shelf, git.Access, archive.inspect, cpus=1)
+        given = {"script_runtime": "python", "network": network, "env_vars": environment}
+        doc = source.parse(Fields(given)).part.doc
+        context = CheckContext(
+            job_id=JobId(1),
+            number=1,
+            state=None,
+            now=now(),
+            secrets={},
+            pool_key="",
+            previous=None,
+            checkpoint=nobody_cancels,
+        )
+        doc = {**doc, "timeout_seconds": timeout_s}  # some are shorter than a job may ask for
+        return source.run_once(doc, stored(script, now()), context)
 
 
 def wheel(*, zeros: int = 0) -> bytes:

@@ -241,7 +241,7 @@ def _polling(history: History) -> int:
         if look in (9, 10, 27):
             history.looked(job, ago, error("OpenAI answered 429: Rate limit reached."))
             continue
-        done = min(1000, 25 * look + (look * 7) % 13)
+        done = 25 * look + (look * 7) % 13
         history.counted(
             job, ago, "in_progress", (done, 0, 1800), (done // 2, 3 if look > 30 else 0, 900)
         )

@@ -1109,6 +1109,12 @@ async def test_a_test_event_is_signed_marked_and_no_delivery(
     assert body["test"] is True
     assert (body["job_id"], body["job_name"]) == (made["id"], "gemini")
     assert (await api("GET", f"{GEMINI}/deliveries"))["total"] == 0
+    (line, *_) = (await api("GET", f"{GEMINI}/logs"))["logs"]
+    assert line["status"] == "tested"
+    assert {(one["name"], one["variable"]) for one in line["secrets_opened"]} == {
+        ("gemini-key", "Authorization"),
+        ("signing", "webhook_signing_secret"),
+    }
     after = await api("GET", GEMINI)
     assert (after["status"], after["phase"], after["last_check_status"]) == (
         "active",

@@ -414,7 +414,7 @@ async def test_a_wrong_method_is_a_405_that_lists_the_right_ones(
     assert method in answer.json()["detail"]
 
 
-@pytest.mark.parametrize("path", ["/", "/api", "/api/jobs/a/b/c", "/api/nonsense"])
+@pytest.mark.parametrize("path", ["/api", "/nothing", "/api/jobs/a/b/c", "/api/nonsense"])
 async def test_an_unknown_path_is_a_problem_that_says_where_to_look(api: Api, path: str) -> None:
     answer = await api.client.request("GET", f"http://localhost{path}")
 

@@ -146,6 +146,18 @@ async def test_signing_out_ends_the_session_also_for_who_kept_the_cookie(app: Ap
     assert answer.json()["detail"] == "The session has ended: sign in again."
 
 
+@pytest.mark.parametrize("other", ['x@y={"a":1}', "a[b]=c", "=", '"', "teckochecker_8000=00"])
+async def test_cookies_of_other_servers_of_the_host_shut_nobody_out(app: App, other: str) -> None:
+    async with browser(app) as one:
+        cookie = f"teckochecker_8000={value_of(await signed_in(one))}"
+        one.cookies.clear()
+        for sent in (f"{other}; {cookie}", f"{cookie}; {other}"):
+            assert (await one.get("/api/jobs", headers={"cookie": sent})).status_code == 200
+
+        await one.delete("/api/session", headers=SAME_ORIGIN | {"cookie": sent})
+        assert (await one.get("/api/jobs", headers={"cookie": sent})).status_code == 401
+
+
 async def test_a_session_ends_after_thirty_days(app: App) -> None:
     now = NOW
     moving = replace(app, now=lambda: now)

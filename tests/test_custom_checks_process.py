@@ -175,14 +175,15 @@ for stream in (sys.stdout, sys.stderr):
     print(file=stream)
     for value in values:
         encoded = base64.b64encode(value.encode()).decode()
-        print(value, repr(value), json.dumps(value), encoded, urllib.parse.quote(value), file=stream)
+        quoted = urllib.parse.quote(value)
+        print(value, repr(value), json.dumps(value), encoded, quoted, file=stream)
 data = {value: [value, {"inner": f"<{value}>"}] for value in values}
 print(json.dumps({"status": status, "message": " and ".join(values), "data": data}), flush=True)
 """
 )
 
 
-def test_a_planted_secret_is_nowhere_in_what_is_written_shown_or_sent(
+def test_a_secret_is_nowhere_in_what_is_written_shown_or_sent(
     make_daemon: Make, gate: Gate, receiver: Receiver
 ) -> None:
     daemon = make_daemon(LOG_LEVEL="DEBUG")

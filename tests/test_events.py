@@ -243,6 +243,18 @@ async def test_there_is_a_bound_on_listeners(app: App) -> None:
     assert b"close some pages" in answer
 
 
+async def test_the_bound_holds_for_those_who_come_at_the_same_time(app: App) -> None:
+    feed = Feed(app)
+    async with AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(Stream(feed, None)) for _ in range(MAX_STREAMS)]
+        late = await stack.enter_async_context(Stream(feed, None))
+
+        assert await anext(streams[-1])
+        with pytest.raises(StopAsyncIteration):
+            await anext(late)
+    assert feed.listeners == 0
+
+
 async def test_head_tells_the_type_of_the_stream_and_ends(api: Api) -> None:
     with trio.fail_after(5):
         answer = await api.client.head("/api/events")

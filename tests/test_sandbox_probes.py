@@ -1,8 +1,8 @@
 """What a hostile script may try: each probe is blocked in the sandbox and works without it.
 
 A probe is a script that tries something and says SUCCESS when it worked. It runs once as a
-check, where it must not work, and once in a plain container of the same image, as root and
-without our settings, where it must: else it would prove nothing.
+check, sent and run as a job's script is, where it must not work, and once in a plain container
+of the same image, as root and without our settings, where it must: else it would prove nothing.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from teckochecker.domain import Verdict
 from teckochecker.sandbox.images import RUNNERS
 from teckochecker.sandbox.settings import RUN, Network
 from tests.sandboxed import (
+    ENVIRONMENT,
     PROBES,
     TESTS,
+    checked,
     engine,
-    found,
     leftovers,
     packed,
     ready,
@@ -52,7 +53,8 @@ class Probe:
 
 
 _DEVICES = {"DeviceCgroupRules": ["c 1:11 rwm"], "CapAdd": ["SYSLOG"]}
-_ENGINE = {"Binds": ["/var/run/docker.sock:/var/run/docker.sock"]}
+_SOCKET = ENVIRONMENT.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
+_ENGINE = {"Binds": [f"{_SOCKET}:/var/run/docker.sock"]}
 _CGROUPS = {"Binds": ["/sys/fs/cgroup:/sys/fs/cgroup"], "CgroupnsMode": "host"}
 
 PROBE_LIST = [
@@ -64,9 +66,7 @@ PROBE_LIST = [
     Probe("change_root", told="not permitted"),
     Probe("core_dump", told="maximum limit"),
     Probe("device_node", told="not permitted"),
-    Probe(
-        "docker_socket", {"Binds": ["/var/run/docker.sock:/var/run/docker.sock"]}, "No such file"
-    ),
+    Probe("docker_socket", _ENGINE, "No such file"),
     Probe("enter_namespace", _allowed("SYS_ADMIN", "SYS_PTRACE"), "not permitted|denied"),
     Probe("execute_in_tmp", told="Permission denied"),
     Probe("files_in_tmp", told="No space left"),
@@ -130,8 +130,7 @@ def test_every_probe_is_tried() -> None:
 @pytest.mark.parametrize("probe", PROBE_LIST, ids=lambda probe: probe.name)
 def test_a_probe_is_blocked_in_the_sandbox_and_works_without_it(probe: Probe) -> None:
     with _listener(socket.AF_UNIX) as target:
-        wanted = request(_files(probe.name), environment={"TARGET": target})
-        finding, result = found(wanted)
+        finding, result = checked(_files(probe.name), environment={"TARGET": target})
         assert finding.verdict is not Verdict.SUCCESS, finding.message
         assert re.search(probe.told, finding.message), finding.message
         assert result.duration_ms < 20_000
@@ -143,7 +142,7 @@ def test_a_probe_is_blocked_in_the_sandbox_and_works_without_it(probe: Probe) ->
 def test_no_network_reaches_what_listens_on_the_hosts_loopback(network: Network) -> None:
     with _listener(socket.AF_INET) as target:
         environment = {"TARGET": target}
-        finding, _ = found(request(_files("connect"), network=network, environment=environment))
+        finding, _ = checked(_files("connect"), network=network, environment=environment)
         assert finding.verdict is Verdict.FAILED
         assert "refused" in finding.message
         assert _plain("connect", environment, {"NetworkMode": "host"})["status"] == "SUCCESS"
@@ -152,7 +151,7 @@ def test_no_network_reaches_what_listens_on_the_hosts_loopback(network: Network)
 def test_without_a_network_nothing_is_reached() -> None:
     with _listener(socket.AF_INET, "0.0.0.0") as target:
         environment = {"TARGET": f"{_bridge_address()}:{target.rpartition(':')[2]}"}
-        finding, _ = found(request(_files("connect"), environment=environment))
+        finding, _ = checked(_files("connect"), environment=environment)
         assert "unreachable" in finding.message
         assert _plain("connect", environment)["status"] == "SUCCESS"
 
@@ -174,7 +173,7 @@ def test_neighbours_on_the_open_network_do_not_reach_one_another(probe: str) -> 
     thread.start()
     try:
         environment = {"TARGET": f"{_address_of(neighbour.run_id)}:4711"}
-        finding, _ = found(request(_files(probe), network="open", environment=environment))
+        finding, _ = checked(_files(probe), network="open", environment=environment)
     finally:
         done.set()
         thread.join()
@@ -189,7 +188,7 @@ def test_a_flood_is_stopped_at_16_mib() -> None:
         "for _ in range(400):\n"
         "    for stream in (sys.stdout, sys.stderr): stream.write('x' * 40000)"
     )
-    finding, result = found(request(text))
+    finding, result = checked({"main.py": text})
     assert "more than 16 MiB" in finding.message
     assert result.output_limit_hit
     with _container({"main.py": text}, {}, {}) as container:
@@ -204,7 +203,7 @@ def test_ignoring_signals_does_not_help() -> None:
         "print('ready', flush=True)\n"
         "time.sleep(30)"
     )
-    finding, result = found(request(text, timeout_s=2))
+    finding, result = checked({"main.py": text}, timeout_s=2)
     assert "longer than 2 s" in finding.message
     assert result.duration_ms < 10_000
     with _container({"main.py": text}, {}, {}) as container:
@@ -223,7 +222,7 @@ def test_a_child_that_keeps_the_stream_open_does_not_keep_the_check() -> None:
         "else:\n"
         '    print(\'{"status": "PENDING"}\')'
     )
-    finding, result = found(request(text))
+    finding, result = checked({"main.py": text})
     assert finding.verdict is Verdict.PENDING
     assert result.duration_ms < 10_000
     # Who reads until the end of the stream, as a shell's pipe does, waits for the child.

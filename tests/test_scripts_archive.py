@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import textwrap
+import threading
 import time
 import tracemalloc
 import unicodedata
@@ -672,6 +673,27 @@ def test_scripts_that_nobody_refers_to_are_forgotten(tmp_path: Path) -> None:
     assert removed == 3
     left = {path.name for path in shelf.iterdir()}
     assert left == {f"{kept}.tar", f"{young}.tar", ".new-3", "notes.txt"}
+
+
+def test_the_shelf_is_measured_and_tidied_while_scripts_come_in(tmp_path: Path) -> None:
+    shelf = tmp_path / "shelf"
+    stored = inline("x", shelf, entrypoint="main.py").size_bytes
+    ended = threading.Event()
+
+    def come_in() -> None:
+        while not ended.is_set():
+            (shelf / ".new-1").write_bytes(b"")
+            (shelf / ".new-1").unlink()
+
+    coming = threading.Thread(target=come_in)
+    coming.start()
+    try:
+        for _ in range(500):
+            assert shelves.size_bytes(shelf) == stored
+            assert shelves.forget(shelf, set(), before=datetime.now(UTC) - timedelta(days=1)) == 0
+    finally:
+        ended.set()
+        coming.join()
 
 
 def test_a_script_that_comes_again_is_young_again(tmp_path: Path) -> None:

@@ -913,7 +913,7 @@ def test_git_ends_in_time_although_we_were_killed(
 def test_a_missing_git_is_said(client: Client, server: Server, tmp_path: Path) -> None:
     empty = Access(allowed=client.access.allowed, resolve=client.resolve, path=str(tmp_path))
     error = client.refused(server.url, access=empty)
-    assert error.fault is Fault.INTERNAL
+    assert error.fault is Fault.ENGINE
     assert "install git" in str(error)
 
 
@@ -943,7 +943,7 @@ def test_an_old_git_is_refused(client: Client, server: Server, tmp_path: Path) -
     old.chmod(0o755)
     aged = Access(allowed=client.access.allowed, resolve=client.resolve, path=str(old.parent))
     error = client.refused(server.url, access=aged)
-    assert error.fault is Fault.INTERNAL
+    assert error.fault is Fault.ENGINE
     assert "git 2.36 is too old: install git 2.37 or newer" in str(error)
     assert client.asked == []
 

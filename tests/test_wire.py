@@ -235,6 +235,19 @@ async def test_a_body_may_have_one_mebibyte_and_not_a_byte_more(api: Api) -> Non
     assert "1048576 bytes" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/api/session"), ("GET", "/"), ("GET", "/static/page.js")]
+)
+async def test_a_stranger_may_not_send_much(app: App, method: str, path: str) -> None:
+    """200 of them with 1 MB each took 200 MB."""
+    size = {"content-type": "application/json", "content-length": "8193"}
+    async with served(app) as url:
+        request = raw(method, path, *(f"{name}: {text}" for name, text in size.items()))
+        answer = await exchange(url, request)
+
+    assert status_of(answer) == 413
+
+
 # A client that is slow, or goes away: the ASGI application itself
 
 Message = MutableMapping[str, Any]

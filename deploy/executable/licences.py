@@ -87,7 +87,7 @@ def _package(found: Distribution) -> Component:
         for one in about.get_all("Classifier") or ()
         if one.startswith("License ::")
     ]
-    short = about.get("License-Expression") or about.get("License") or ""
+    short = "".join(about.get_all("License-Expression") or about.get_all("License") or ())
     licence = short if 0 < len(short) < 60 else ", ".join(classifiers) or "see its text"
     return Component(f"{found.name} {found.version}", licence, texts)
 

@@ -136,6 +136,7 @@ class Engine:
         scheme, _, path = self.address.partition("://")
         if scheme in ("unix", "http+unix"):
             with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(TIMEOUT_S)  # one that hangs takes no more calls at some time
                 sock.connect(path)
 
     def _forget(self) -> None:

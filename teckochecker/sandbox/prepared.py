@@ -152,7 +152,7 @@ class Prepared:
     def _make(
         self, needs: Needs, image: str, inspect: Inspect, checkpoint: Callable[[], None]
     ) -> None:
-        with tempfile.TemporaryDirectory(prefix="teckochecker-") as folder:
+        with _kept(), tempfile.TemporaryDirectory(prefix="teckochecker-") as folder:
             wanted, printed, clean = (Path(folder, name) for name in ("wanted", "printed", "clean"))
             _select(needs, wanted)
             self._install(needs, wanted, printed, checkpoint)
@@ -256,6 +256,18 @@ def _failure(ending: Ending) -> str | None:
             f"(exit code {ending.exit_code}); the installer's last words:"
         )
     return None
+
+
+@contextmanager
+def _kept() -> Iterator[None]:
+    """What the system refuses meanwhile, such as room on the disk, comes out as FolderError."""
+    try:
+        yield
+    except OSError as error:
+        raise FolderError(
+            f"What a script depends on can't be kept in {tempfile.gettempdir()} "
+            f"({error.strerror}): check the disk."
+        ) from error
 
 
 def _select(needs: Needs, target: Path) -> None:

@@ -12,11 +12,12 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final
 
 import msgspec
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from docker import APIClient
 
 MAX_REQUEST_BYTES: Final = 2 * 1024 * 1024  # the entry program reads no longer line
+REMOVED_AT_ONCE: Final = 8  # 20 take 1.2 s so, and 3.5 s one after the other
 _GRACE_S: Final = 120  # beyond its time-out, until a guest's container is an orphan
 
 
@@ -126,14 +128,18 @@ class Runs:
         The live ones are looked at after the engine was asked: a run is live before it has
         a container. A guest's container has its time, since no list of its runs is here.
         """
-        with self._engine.client() as api:
-            with self._engine.told("list its containers"):
-                label = {"label": f"{INSTANCE}={self._instance}"}
-                found = api.containers(all=True, filters=label)
-            orphans = [one["Id"] for one in found if self._orphaned(one["Labels"])]
-            for container in orphans:
-                remove(self._engine, api, container)
+        with self._engine.client() as api, self._engine.told("list its containers"):
+            label = {"label": f"{INSTANCE}={self._instance}"}
+            found = api.containers(all=True, filters=label)
+        orphans = [one["Id"] for one in found if self._orphaned(one["Labels"])]
+        with ThreadPoolExecutor(REMOVED_AT_ONCE) as threads:
+            for _ in threads.map(self._remove, orphans):
+                continue  # the first failure is raised here
         return len(orphans)
+
+    def _remove(self, container: str) -> None:
+        with self._engine.client() as api:
+            remove(self._engine, api, container)
 
     @contextmanager
     def _container(self, api: APIClient, run_id: str, body: dict[str, Any]) -> Iterator[Container]:
@@ -232,13 +238,16 @@ def _readable(script: bytes | Path) -> Iterator[None]:
         raise FolderError(f"The script's file {script!s} can't be read: {error}.") from error
 
 
+_Number = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**62)]  # what the database can keep
+
+
 class _Report(Value, frozen=True, kw_only=True):
     """What the entry program tells."""
 
-    exit_code: int
-    script_ms: int
-    peak_memory_bytes: int | None
-    oom_kills: int | None
+    exit_code: _Number
+    script_ms: _Number
+    peak_memory_bytes: _Number | None
+    oom_kills: _Number | None
     error: str | None
 
 

@@ -240,7 +240,7 @@ def check_version(path: str) -> None:
     if version < _OLDEST:
         raise GitError(
             "git {}.{} is too old: install git {}.{} or newer.".format(*version, *_OLDEST),
-            Fault.INTERNAL,
+            Fault.ENGINE,
         )
 
 
@@ -266,5 +266,5 @@ def _gitpython() -> ModuleType:
 
 def _not_installed() -> GitError:
     return GitError(
-        "git can't be run on this machine: install git, coreutils and util-linux.", Fault.INTERNAL
+        "git can't be run on this machine: install git, coreutils and util-linux.", Fault.ENGINE
     )

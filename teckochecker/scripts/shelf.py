@@ -16,7 +16,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Final
@@ -126,8 +126,12 @@ def size_bytes(shelf: Path) -> int:
     """What the shelf takes on the disk."""
     if not shelf.is_dir():
         return 0
+    total = 0
     with storing(shelf):
-        return sum(file.stat().st_size for file in shelf.iterdir() if file.is_file())
+        for file in shelf.iterdir():
+            with suppress(FileNotFoundError):  # one that was being written came to its end
+                total += file.stat().st_size if file.is_file() else 0
+    return total
 
 
 def forget(shelf: Path, keep: Collection[str], *, before: datetime) -> int:
@@ -202,14 +206,15 @@ def _removed(shelf: Path, file: Path, before: datetime) -> bool:
     unfinished = file.name.startswith(UNFINISHED)
     if not unfinished and not (file.suffix == ".tar" and _SHA256.fullmatch(file.stem)):
         return False
-    with _locked(shelf):
-        if not file.exists() or file.stat().st_mtime >= before.timestamp():
+    with _locked(shelf), suppress(FileNotFoundError):  # one that came to its end by itself
+        if file.stat().st_mtime >= before.timestamp():
             return False
         if file.is_dir():
             shutil.rmtree(file)
         else:
             file.unlink()
         return True
+    return False
 
 
 def _file(shelf: Path, sha256: str) -> Path:

@@ -347,7 +347,8 @@ def environment(doc: Document, context: CheckContext) -> dict[str, str]:
     """The variables of one run: the job's own, its parameters, and what is known of before.
 
     A parameter becomes a variable where its name in capitals is free; text as it is, numbers
-    and booleans as JSON. Raises InvalidInput for a secret that is gone or a value too long.
+    and booleans as JSON. Raises InvalidInput for a value too long, and OutsideError for a
+    secret that is gone.
     """
     own = dict(doc["env_vars"] or {})
     try:
@@ -389,7 +390,9 @@ def not_run(error: OutsideError | InvalidInput | FolderError) -> Finding:
             retry_after_s=error.retry_after_s,
             detail=error.answer or None,
         )
-    return Finding(verdict=Verdict.ERROR, message=_capital(str(error)), fault=Fault.MALFORMED)
+    ours = isinstance(error, FolderError)  # such as a full disk; not to be held against the script
+    fault = Fault.ENGINE if ours else Fault.MALFORMED
+    return Finding(verdict=Verdict.ERROR, message=_capital(str(error)), fault=fault)
 
 
 def _shouted(params: Document, own: Mapping[str, str]) -> dict[str, str]:

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from http.cookies import CookieError, SimpleCookie
 from typing import Any, Final
 
 from teckochecker.app import App
@@ -86,13 +85,14 @@ class Access:
         now = self._app.now()
         tokens = await self._known()
         if b"authorization" not in caller.headers:
-            cookie = session_cookie(caller)
-            token_id = self._session_token(cookie, tokens, now)
-            if token_id is not None:
-                _refuse_foreign(caller)
-                await self._note_use(token_id, now)
-                return
-            if cookie:  # it expired, or the token is a new one: nobody is guessing
+            cookies = session_cookies(caller)
+            for cookie in cookies:
+                token_id = self._session_token(cookie, tokens, now)
+                if token_id is not None:
+                    _refuse_foreign(caller)
+                    await self._note_use(token_id, now)
+                    return
+            if cookies:  # it expired, or the token is a new one: nobody is guessing
                 raise AccessDenied("The session has ended: sign in again.")
         scheme, _, token = caller.headers.get(b"authorization", b"").partition(b" ")
         given = token.strip() if scheme.lower() == b"bearer" else None
@@ -178,13 +178,16 @@ def session_number(key: Secret, cookie: str, now: datetime) -> bytes | None:
     return signed[:_NUMBER_BYTES] if now < ends_at else None
 
 
-def session_cookie(caller: Caller) -> str:
-    """The session's cookie as the browser sent it; '' without one."""
-    jar: SimpleCookie = SimpleCookie()
-    with suppress(CookieError):
-        jar.load(caller.text(b"cookie"))
-    found = jar.get(caller.cookie_name)
-    return found.value if found else ""
+def session_cookies(caller: Caller) -> list[str]:
+    """What the browser sent as the session's cookie.
+
+    Every server on any port of this host may set cookies, several of our name and such as no
+    parser takes (one with JSON in it made the standard library's drop all): ours is found still.
+    """
+    pairs = (pair.partition("=") for pair in caller.text(b"cookie").split(";"))
+    return [
+        value.strip() for name, _, value in pairs if name.strip() == caller.cookie_name and value
+    ]
 
 
 def _signature(key: Secret, signed: bytes) -> bytes:

@@ -211,9 +211,12 @@ class Stream(ResponseBody):
         self._after = after
         self._comment_every_s = comment_every_s
         self._position = -1
+        self._too_many = False
 
     async def __aenter__(self) -> Self:
         self._feed.listeners += 1
+        # Many may have been let in before the first of them got here: 492, tried.
+        self._too_many = self._feed.listeners > MAX_STREAMS
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -223,6 +226,8 @@ class Stream(ResponseBody):
         return self
 
     async def __anext__(self) -> bytes:
+        if self._too_many:
+            raise StopAsyncIteration
         if self._position < 0:
             self._position, frames = await self._feed.join(self._after)
             return b"".join(frames)

@@ -36,9 +36,11 @@ class _Bound(NamedTuple):
 BODY_BYTES: Final = 1024 * 1024
 BODY_SECONDS: Final = 10.0
 _ORDINARY: Final = _Bound(BODY_BYTES, BODY_SECONDS)
+_STRANGER: Final = _Bound(8 * 1024, BODY_SECONDS)  # a token in JSON; it is held before it is judged
 _UPLOAD: Final = _Bound(11 * 1024 * 1024, 120.0)  # an archive of 10 MB and what forms add
 _UPLOADS: Final = re.compile(r"/api/custom-checks(?:/[^/]+/script/upload)?")
 OPEN_PATHS: Final = frozenset({"/", "/api/health"})  # and the page's files, and signing in
+_HOST: Final = re.compile(r"(\[[^\]]+\]|[^:\[\]]+?)\.?(?::[0-9]{0,5})?")  # one dot: more is no name
 _LOCAL_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _HEADERS: Final = (
     (
@@ -78,9 +80,11 @@ class Guard:
         answer = _Answer(send, request_id)
         try:
             self._check_host(headers.get(b"host", b"").decode("latin-1"))
+            bound = _STRANGER
             if not _is_open(scope["method"], scope["path"]):
                 await self._access.check(caller_of(scope))
-            body = await _body(headers, receive, _bound(scope, headers))
+                bound = _bound(scope, headers)
+            body = await _body(headers, receive, bound)
         except TeckoError as error:
             await _refuse(error, answer, request_id)
             return
@@ -92,10 +96,8 @@ class Guard:
 
     def _check_host(self, host: str) -> None:
         """DNS rebinding reaches loopback with a foreign name, so names are a closed list."""
-        name = host.lower()
-        if ":" in name.rpartition("]")[2]:
-            name = name.rpartition(":")[0]
-        if name.rstrip(".") not in self._hosts:
+        named = _HOST.fullmatch(host.lower())
+        if named is None or named[1] not in self._hosts:
             raise InvalidInput(
                 f"The Host {host[:100]!r} isn't one of this server's names: list it in "
                 f"ALLOWED_HOSTS."

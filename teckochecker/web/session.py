@@ -9,7 +9,7 @@ from quart_schema import document_request, document_response, security_scheme, t
 
 from teckochecker.validation import Fields
 from teckochecker.web import schemas, wire
-from teckochecker.web.access import SESSION, Access, caller_of, session_cookie
+from teckochecker.web.access import SESSION, Access, caller_of, session_cookies
 
 _MAX_TOKEN_CHARS = 200
 
@@ -36,8 +36,7 @@ def session(access: Access) -> Blueprint:
     async def sign_out() -> Response:
         """End the session that the request's cookie stands for."""
         caller = caller_of(request.scope)
-        cookie = session_cookie(caller)
-        if cookie:
+        for cookie in session_cookies(caller):
             access.sign_out(cookie)
         answer = Response(b"", 204)
         _set(answer, caller.cookie_name, "", 0)

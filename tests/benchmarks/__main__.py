@@ -17,6 +17,7 @@ from types import FrameType
 from tests.benchmarks import (
     api,
     burst,
+    containers,
     cpu,
     first_poll,
     lag,
@@ -42,6 +43,8 @@ BENCHMARKS: dict[str, tuple[Benchmark, str]] = {
     "api": (api.run, "16 clients, alone and beside 16 writers"),
     "startup": (startup.run, "whole commands"),
     "memory": (memory.run, "PSS of the process tree"),
+    "containers": (containers.run, "custom checks, beside raw loops of the same image"),
+    "beside-containers": (containers.run_beside, "1,000 jobs and 50 running custom checks"),
 }
 MOST_S = 900  # for one benchmark; most take one or two minutes
 

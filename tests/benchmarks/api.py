@@ -26,10 +26,10 @@ def run(quick: bool) -> list[Figure]:
         mixed: list[list[Answered]] = []
         for number in range(rounds):
             for title, path in paths.items():
-                alone[title].append(_load(daemon, seconds, [path] * CLIENTS, []))
+                alone[title].append(load(daemon, seconds, [path] * CLIENTS, []))
             readers = list(itertools.islice(itertools.cycle(paths.values()), CLIENTS))
             writers = [f"writer-{number}-{client}" for client in range(CLIENTS)]
-            mixed.append(_load(daemon, seconds, readers, writers))
+            mixed.append(load(daemon, seconds, readers, writers))
             say(f"round {number + 1} of {rounds}")
     return [
         *(figure for title, of in alone.items() for figure in _rates(title, of, seconds)),
@@ -37,7 +37,8 @@ def run(quick: bool) -> list[Figure]:
     ]
 
 
-def _load(daemon: Daemon, seconds: float, readers: list[str], writers: list[str]) -> list[Answered]:
+def load(daemon: Daemon, seconds: float, readers: list[str], writers: list[str]) -> list[Answered]:
+    """The answers to that many clients, each on a connection of its own."""
     given = {
         "port": daemon.port,
         "token": TOKEN,

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import apsw
+import httpx
 
 from teckochecker.config import NAMES
 from teckochecker.simulators import API_KEY, STORAGE_TOKEN
@@ -117,6 +120,23 @@ class Daemon:
         if not 200 <= answer.status < 300:
             raise Failed(f"{method} {path} answered {answer.status}: {text[:500]!r}")
         return json.loads(text) if text else None
+
+    def upload(self, job: int, files: Mapping[str, bytes]) -> None:
+        """Gives a custom check its script, as a form."""
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+            for name, data in files.items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+        answer = httpx.post(
+            f"http://127.0.0.1:{self.port}/api/custom-checks/{job}/script/upload",
+            files={"file": ("script.tgz", packed.getvalue())},
+            headers={"authorization": f"Bearer {TOKEN}"},
+            trust_env=False,
+        )
+        if not answer.is_success:
+            raise Failed(f"the upload was answered {answer.status_code}: {answer.text[:500]}")
 
     def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Read from the database's file, as any other program could."""

@@ -68,6 +68,17 @@ def schedule(path: Path, *, first: float, spread_s: float, family: str = "batch_
     database.close()
 
 
+def due_at(path: Path, jobs: list[int], instant: float) -> None:
+    """All these jobs are due at `instant` (unix seconds); poke a running daemon afterwards."""
+    database = _opened(path)
+    with database:
+        marks = ",".join("?" * len(jobs))
+        database.execute(
+            f"UPDATE jobs SET next_check_at = ? WHERE id IN ({marks})", (int(instant * 1000), *jobs)
+        )
+    database.close()
+
+
 def _opened(path: Path) -> apsw.Connection:
     database = apsw.Connection(str(path))
     database.set_busy_timeout(5000)

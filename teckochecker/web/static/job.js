@@ -4,7 +4,7 @@ import { call, get, linkTo, pathOf, post } from "./api.js";
 import { actionsFor, isEnded, verb } from "./actions.js";
 import { durations, progress } from "./charts.js";
 import { button, fill, h, icon, say } from "./dom.js";
-import { ACTION_WORDS, explain, hostOf, KIND_WORDS, pointsOf } from "./explain.js";
+import { ACTION_WORDS, explain, hostOf, KIND_WORDS, pointsOf, STATUS_WORDS } from "./explain.js";
 import { bytes, duration, milliseconds, moving, plural, ticking, time, until } from "./format.js";
 import { hear, live } from "./live.js";
 import { isCheck, logPanel } from "./log.js";
@@ -22,7 +22,8 @@ export async function job(view, place, number) {
   checks = logs.logs.filter(isCheck).reverse();
   sent = deliveries.deliveries;
 
-  const chip = stateChip(now), name = h("h1", {}, now.name), why = h("p", { class: "why", role: "status" });
+  const chip = stateChip(now), name = h("h1", {}, now.name), why = h("p", { class: "why" });
+  const news = h("p", { class: "unseen", role: "status" }); // the sentence has a countdown, which nobody wants read aloud
   const tools = h("div", { class: "row end" }), bar = progressBar(now);
   const chartBox = h("div", { class: "stack pad" }), factBox = h("div", {}), dataBox = h("div", {}), sentBox = h("div", {}), scriptBox = h("div", {});
   const log = logPanel(view, path, logs, () => now);
@@ -35,6 +36,7 @@ export async function job(view, place, number) {
     fill(tools, ...toolsOf(now, () => now, (changed) => (changed === null ? (location.hash = "#/jobs") : show(changed)), (found) => tried(found)));
   };
   const show = (found) => {
+    if (found.status !== now.status) say(news, `${found.name}: ${STATUS_WORDS[found.status]}`);
     now = { ...now, ...found };
     say(name, now.name);
     chip.update(now);
@@ -79,7 +81,7 @@ export async function job(view, place, number) {
 
   const node = h("div", { class: "stack" },
     h("nav", { "aria-label": "Path" }, h("a", { href: "#/jobs", class: "back" }, icon("back"), "Jobs")),
-    h("header", { class: "head" }, name, chip, tools), why,
+    h("header", { class: "head" }, name, chip, tools), why, news,
     h("div", { class: "job-columns" },
       h("div", { class: "stack" }, panel("Checks", chartBox), panel("Deliveries", sentBox), log.node),
       h("div", { class: "stack" }, panel("Facts", factBox), custom && panel("Script", scriptBox), panel("Data of the last check", dataBox))));
@@ -128,7 +130,7 @@ function factsOf(job) {
     job.max_consecutive_errors && ["Gives up after", plural(job.max_consecutive_errors, "error in a row", "errors in a row")],
     ["Triggers on", end],
     job.keboola_configuration_id && ["Keboola", h("div", {}, `${job.keboola_component_id} ${job.keboola_configuration_id}`), h("div", { title: job.keboola_stack_url }, `at ${hostOf(job.keboola_stack_url)}`), job.keboola_secret_name ? h("div", {}, "with ", secret(job.keboola_secret_name)) : ""],
-    job.keboola_job && ["Keboola job", job.keboola_job.url ? h("a", { href: job.keboola_job.url, rel: "noopener noreferrer", target: "_blank" }, job.keboola_job.id) : job.keboola_job.id, ` · ${job.keboola_job.status ?? "started"}`],
+    job.keboola_job && ["Keboola job", /^https?:/.test(job.keboola_job.url ?? "") ? h("a", { href: job.keboola_job.url, rel: "noopener noreferrer", target: "_blank" }, job.keboola_job.id) : job.keboola_job.id, ` · ${job.keboola_job.status ?? "started"}`],
     job.webhook_url && ["Webhook", `${job.webhook_method} ${job.webhook_url.replace(/^https?:\/\//, "")}`],
     ["Created", time(job.created_at)],
     job.completed_at && ["Ended", time(job.completed_at)],

@@ -1,9 +1,9 @@
 // What the page knows of all jobs, kept up to date by the one stream of events.
 
-import { get } from "./api.js";
+import { get, Problem } from "./api.js";
 
 const MOST = 1000; // jobs that are held here; of more, the server searches
-const HEAL_MS = 60_000; // some times move without an event; this is how long they may be wrong
+const HEAL_MS = 600_000; // some due times move without an event; this is how long they may be wrong
 
 class Live extends EventTarget {
   jobs = new Map();
@@ -175,9 +175,16 @@ class Live extends EventTarget {
 
 export const live = new Live();
 
-/** Hear of changes until `view` is left. */
+/** Hear of changes until `view` is left. What `run` asks for may fail: the next change asks anew. */
 export function hear(view, names, run) {
-  for (const name of names.split(" ")) live.addEventListener(name, run, { signal: view.signal });
+  const safely = async (event) => {
+    try {
+      await run(event);
+    } catch (problem) {
+      if (!(problem instanceof Problem)) throw problem;
+    }
+  };
+  for (const name of names.split(" ")) live.addEventListener(name, safely, { signal: view.signal });
 }
 
 export const sumOf = (byKind) =>

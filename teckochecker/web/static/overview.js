@@ -14,19 +14,21 @@ export async function overview(view) {
   const tiles = h("div", { class: "tiles" }), vitals = h("dl", { class: "vitals" });
   const next = h("div", {}), attention = h("div", {}), recent = h("div", {});
   const limits = { checks: null };
-  const [stats] = await Promise.all([get("/api/stats"), limitsOf(limits), live.ready]);
+  const [stats] = await Promise.all([get("/api/stats"), limitsOf(limits)]);
   const show = () => {
-    if (!live.total && !live.jobs.size) return fill(node, ...first());
+    if (!(live.loaded ? live.total : sumOf({ all: stats.jobs.all }))) return fill(node, ...first());
     if (!tiles.isConnected && !node.contains(tiles)) {
       fill(node, h("header", { class: "head" }, h("h1", {}, "Overview")), tiles, vitals,
         h("div", { class: "columns" }, h("div", { class: "stack" }, panel("Due next", next), panel("Ended lately", recent)), panel("Needs attention", attention)));
     }
     showTiles(tiles, stats);
     showVitals(vitals, stats, limits);
+    if (!live.loaded) return undefined;
     const all = [...live.jobs.values()];
     showList(next, all.filter((job) => job.status === "active" && job.next_check_at).sort(by("next_check_at")), "next_check_at", until, "No check is due: nothing is active.");
     showList(attention, all.filter(isTroubled), null, null, "Nothing: all jobs go their way.");
     showList(recent, all.filter((job) => job.completed_at).sort(by("completed_at", -1)), "completed_at", ago, "No job has ended yet.");
+    return undefined;
   };
   hear(view, "list jobs counts pulse", show);
   show();

@@ -1,0 +1,89 @@
+"""What the sandbox says of a machine or an engine that fails it; no engine is needed here."""
+
+from __future__ import annotations
+
+import json
+import socket
+import tempfile
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from teckochecker.errors import FolderError
+from teckochecker.sandbox.engine import DockerError, Engine
+from teckochecker.sandbox.prepared import Needs, Prepared
+from teckochecker.sandbox.runs import _report
+from tests.parts import NOW
+
+REPORT = {
+    "exit_code": 0, "script_ms": 5, "peak_memory_bytes": 4096, "oom_kills": 0, "error": None,
+}  # fmt: skip
+
+
+class FakeEngine:
+    """An engine with the runner images and no other."""
+
+    @contextmanager
+    def client(self) -> Iterator[Any]:
+        yield self
+
+    @contextmanager
+    def told(self, doing: str, *, unless: Collection[int] = ()) -> Iterator[None]:
+        try:
+            yield
+        except LookupError:
+            assert 404 in unless
+
+    def inspect_image(self, name: str) -> dict[str, str]:
+        if "runner" in name:
+            return {"Id": "sha256:1"}
+        raise LookupError(name)
+
+
+def test_a_folder_that_cant_be_written_is_no_fault_of_ours_or_the_scripts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine: Any = FakeEngine()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    needs = Needs(
+        runtime="python",
+        script=tmp_path / "x.tar",
+        dependencies=(("requirements.txt", "0" * 64),),
+    )
+    prepared = Prepared(engine, engine, "instance", lambda: NOW)
+
+    with pytest.raises(FolderError, match="can't be kept in .*missing.*check the disk"):
+        prepared.prepare(needs, lambda printed, clean: None, lambda: None)
+
+
+def test_an_engine_that_takes_no_more_calls_keeps_no_thread(tmp_path: Path) -> None:
+    path = tmp_path / "docker.sock"
+    caught: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            with Engine({"DOCKER_HOST": f"unix://{path}"}).client():
+                raise AssertionError("nobody answers here")
+        except DockerError as error:
+            caught.append(error)
+
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as waiting:
+        listener.bind(str(path))
+        listener.listen(0)
+        waiting.connect(str(path))
+        calling = threading.Thread(target=call, daemon=True)
+        calling.start()
+        calling.join(10)
+
+    assert [type(error) for error in caught] == [DockerError]
+
+
+def test_a_report_is_believed_as_far_as_it_can_be_kept() -> None:
+    assert _report(json.dumps(REPORT).encode()) is not None
+    for name in ("exit_code", "script_ms", "peak_memory_bytes"):
+        for number in (2**63, -(2**63), 10**30):
+            assert _report(json.dumps(REPORT | {name: number}).encode()) is None

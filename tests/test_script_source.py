@@ -1,0 +1,45 @@
+"""The source `script`, as far as it needs no engine: whose fault it is that a check couldn't run."""
+
+from __future__ import annotations
+
+import pytest
+
+from teckochecker import lifecycle
+from teckochecker.domain import Kind, Status, TriggerOn
+from teckochecker.errors import FolderError, InvalidInput, OutsideError
+from teckochecker.sandbox import DockerError
+from teckochecker.sources.script import not_run
+from tests.parts import NOW, job
+
+
+def given_up_after(error: OutsideError | InvalidInput | FolderError) -> bool:
+    """Whether a check that may fail once is given up, and its actions are told."""
+    strict = job(kind=Kind.CUSTOM_CHECK, max_errors=1, trigger_on=TriggerOn.TERMINAL)
+    change = lifecycle.checked(
+        strict,
+        not_run(error),
+        revision=1,
+        event_id="evt_1",
+        duration_ms=1,
+        opened=(),
+        held_until=None,
+        now=NOW,
+        jitter=0.0,
+    )
+    assert (change.job.status is Status.ACTIVE) and change.entries[0].status == "error"
+    return change.event is not None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FolderError("a script can't be stored (No space left on device): check the disk"),
+        DockerError("The Docker engine couldn't answer: start it."),
+    ],
+)
+def test_what_this_machine_lacks_isnt_held_against_a_script(error: FolderError) -> None:
+    assert not given_up_after(error)
+
+
+def test_what_cant_be_run_as_it_is_counts_as_an_error_of_the_script() -> None:
+    assert given_up_after(InvalidInput("the variables of a script are too long: shorten them"))
