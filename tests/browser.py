@@ -13,11 +13,15 @@ from playwright.sync_api import (
     Browser,
     BrowserType,
     ConsoleMessage,
+    Locator,
     Page,
     Request,
     Response,
     ViewportSize,
     sync_playwright,
+)
+from playwright.sync_api import (
+    TimeoutError as Late,
 )
 
 from tests.benchmarks.harness import TOKEN, Daemon
@@ -66,6 +70,7 @@ class Watched:
     page: Page
     url: str
     expected: set[int] = field(default_factory=set)
+    network_changed: bool = False
     complaints: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -93,16 +98,29 @@ class Watched:
             self.complaints.append(f"asked {url}, which isn't ours")
 
     def _failed(self, request: Request) -> None:
-        if request.failure != "net::ERR_ABORTED":  # the page itself went elsewhere
+        if request.failure == "net::ERR_NETWORK_CHANGED":  # a container came or went
+            self.network_changed = True
+        elif request.failure != "net::ERR_ABORTED":  # the page itself went elsewhere
             self.complaints.append(f"{request.failure} for {request.method} {request.url}")
+
+    def _there(self, wanted: Locator) -> None:
+        """Wait for it; a page that lost a part on its way is loaded once more."""
+        try:
+            wanted.wait_for()
+        except Late:
+            if not self.network_changed:
+                raise
+            self.page.reload()
+            wanted.wait_for()
 
     def open(self, place: str = "") -> None:
         """Go to a view, and wait until it is there."""
         self.page.goto(f"{self.url}/#/{place}")
-        self.page.locator("h1").first.wait_for()
+        self._there(self.page.locator("h1").first)
 
     def sign_in(self, token: str = TOKEN) -> None:
         self.page.goto(self.url)
+        self._there(self.page.get_by_label("Access token"))
         self.page.get_by_label("Access token").fill(token)
         self.page.get_by_role("button", name="Sign in").click()
         self.page.get_by_role("navigation", name="Main").wait_for()

@@ -1317,7 +1317,7 @@ async def test_every_answer_is_as_described(
     await api("POST", CHECKS, {**FIELDS, **more, "webhook_url": receiver.url}, expect=201)
     answers = {
         "CustomCheckDetail": await api("GET", GEMINI),
-        "CustomCheckList": await api("GET", CHECKS),
+        "JobList": await api("GET", CHECKS),
         "CustomCheckVerb": await api("POST", f"{GEMINI}/pause"),
         "ScriptInfo": await api("GET", f"{GEMINI}/script/info"),
         "LogList": await api("GET", f"{GEMINI}/logs"),

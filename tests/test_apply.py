@@ -439,6 +439,14 @@ def test_a_script_belongs_to_custom_checks(shell: Shell) -> None:
         ("jobs:\n  - name: 7\n", "jobs, number 1, name: is required, as a text"),
         ("jobs: !!python/object/apply:os.system [id]\n", "isn't YAML"),
         ("a: b\n---\nc: d\n", "isn't YAML"),
+        ("jobs: !!binary aaaa\n", "isn't YAML: line 1"),
+        ("jobs: !!set {a, b}\n", "isn't YAML: line 1"),
+        ("jobs: !!timestamp 2026-99-99\n", "isn't YAML: line 1"),
+        ("jobs: !!int a\n", "isn't YAML"),
+        (f"jobs: {'9' * 5000}\n", "isn't YAML"),
+        (f"jobs: {'[' * 5000}{']' * 5000}\n", "nested deeper than"),
+        ("jobs: [&a {name: b, c: *a}]\n", "nested deeper than"),
+        ('jobs: [{name: "\\ud800"}]\n', "half a character"),
     ],
 )
 def test_what_is_no_file_of_jobs_is_told(text: str, told: str, sh: Shell) -> None:
@@ -579,7 +587,7 @@ def test_aliases_bring_no_flood() -> None:
         f"{chr(98 + n)}: &{chr(98 + n)} [*{chr(97 + n)}, *{chr(97 + n)}]\n" for n in range(20)
     )
 
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInput, match="more than 1000000 values"):
         declaration.read(text)
 
 

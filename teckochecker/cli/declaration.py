@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 import yaml
@@ -33,6 +34,9 @@ HEADER: Final = """\
 # `teckochecker secret add`.
 """
 _WIDTH: Final = 100
+_MAX_DEPTH: Final = 40  # the API takes 32 within a job
+_MAX_VALUES: Final = 1_000_000  # 10,000 jobs have a third of them
+_PLAIN: Final = frozenset({"null", "bool", "int", "float", "str", "seq", "map"})
 _ODD_BREAK: Final = re.compile("[\r\x85\u2028\u2029]")  # YAML would make line ends of them
 
 
@@ -65,8 +69,11 @@ def read(text: str) -> list[Entry]:
         at = error.problem_mark or error.context_mark
         place = f"line {at.line + 1}, column {at.column + 1}: " if at else ""
         raise InvalidInput(f"This isn't YAML: {place}{error.problem}.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a number that Python can't read
         raise InvalidInput(f"This isn't YAML: {error}") from error
+    except RecursionError as error:
+        raise _too_deep() from error
+    _refuse_odd(document)
     if not isinstance(document, dict):
         raise InvalidInput("The file must hold `jobs:` or `custom_checks:`, each with a list.")
     faults: list[FieldError] = []
@@ -127,6 +134,42 @@ def _text(one: Written) -> str:
     return "".join(f"  {line}\n" if line else "\n" for line in lines)
 
 
+def _refuse_odd(document: object) -> None:
+    """A file may be a stranger's: of a few lines, aliases make gigabytes or what has no end."""
+    layer, values = [document], 0
+    for _ in range(_MAX_DEPTH):
+        values += len(layer)
+        if values > _MAX_VALUES:
+            raise InvalidInput(f"The file holds more than {_MAX_VALUES} values: split it.")
+        for value in layer:
+            _refuse_odd_text(value)
+        layer = list(islice(_inner(layer), _MAX_VALUES + 1))
+    if layer:
+        raise _too_deep()
+
+
+def _inner(layer: Iterable[object]) -> Iterator[object]:
+    for value in layer:
+        if isinstance(value, dict):
+            yield from value
+            yield from value.values()
+        elif isinstance(value, list):
+            yield from value
+
+
+def _refuse_odd_text(value: object) -> None:
+    if not isinstance(value, str):
+        return
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput("The file holds half a character (a lone surrogate).") from error
+
+
+def _too_deep() -> InvalidInput:
+    return InvalidInput(f"The file is nested deeper than {_MAX_DEPTH} levels.")
+
+
 def _fault(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
     return yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark)
 
@@ -135,6 +178,11 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
     """Reads plain data only."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # the base class' is not ours
+    yaml_constructors = {  # noqa: RUF012
+        tag: made
+        for tag, made in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.rpartition(":")[2] in _PLAIN
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         found: dict[Any, Any] = super().construct_mapping(node, deep=deep)

@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from teckochecker.cli.client import call, segment
 from teckochecker.cli.exits import Exit
 from teckochecker.cli.input import ValueFile, Yes, confirmed, secret_value
-from teckochecker.cli.output import Output, answer, local_time, say, show_table
+from teckochecker.cli.output import Output, answer, local_time, printable, say, show_table
 from teckochecker.cli.rotation import rotate_key
 
 app = App(name="secret", help="Keys and tokens of the services.")
@@ -69,7 +69,7 @@ def try_(
     body = {name: value for name, value in given.items() if value is not None}
     reply = call("POST", f"/api/admin/secrets/{segment(secret)}/test", body=body)
     found = reply.document()
-    answer(reply.body, output, lambda: say(f"{_verdict(found)}: {found['message']}"))
+    answer(reply.body, output, lambda: say(f"{_verdict(found)}: {printable(found['message'])}"))
     return Exit.OK if found["valid"] else Exit.FAILURE
 
 

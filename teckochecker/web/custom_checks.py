@@ -18,14 +18,14 @@ from teckochecker.scripts.shelf import Script as Archive
 from teckochecker.sources.script import SourceType, inline_text, stored
 from teckochecker.store import JobView
 from teckochecker.validation import Fields, job_draft
-from teckochecker.web import schemas, uploads, wire
+from teckochecker.web import job_schemas, schemas, uploads, wire
 from teckochecker.web.job_routes import Documents, add_common, edited, existing, wanted_actions
 
 _DOCUMENTS = Documents(
-    one=schemas.CustomCheckDocument,
-    detail=schemas.CustomCheckDetail,
-    verb=schemas.CustomCheckVerb,
-    many=schemas.CustomCheckList,
+    one=job_schemas.CustomCheckDocument,
+    detail=job_schemas.CustomCheckDetail,
+    verb=job_schemas.CustomCheckVerb,
+    many=job_schemas.JobList,
     query=schemas.CustomCheckQuery,
 )
 _GIT_FIELDS = {
@@ -42,8 +42,8 @@ def custom_checks(app: App) -> Blueprint:
     add_common(app, routes, Kind.CUSTOM_CHECK, _DOCUMENTS)
 
     @routes.post("")
-    @document_request(schemas.NewCustomCheck)
-    @document_response(schemas.CustomCheckDocument, 201)
+    @document_request(job_schemas.NewCustomCheck)
+    @document_response(job_schemas.CustomCheckDocument, 201)
     async def add() -> Response:
         """Create a custom check; it runs at once, or waits for its script."""
         now, packed = app.now(), None
@@ -64,8 +64,8 @@ def custom_checks(app: App) -> Blueprint:
         return wire.encode(wire.job_document(app, view), 201)
 
     @routes.put("/<job>")
-    @document_request(schemas.CustomCheckChange)
-    @document_response(schemas.CustomCheckDocument)
+    @document_request(job_schemas.CustomCheckChange)
+    @document_response(job_schemas.CustomCheckDocument)
     async def change(job: str) -> Response:
         """Change any of a custom check's fields; what isn't sent stays."""
         return wire.encode(wire.job_document(app, await changed(job, await wire.document())))

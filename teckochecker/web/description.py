@@ -15,7 +15,7 @@ from quart_schema.validation import DataSource
 from werkzeug.routing.converters import BaseConverter
 from werkzeug.routing.rules import Rule
 
-from teckochecker.web import schemas
+from teckochecker.web import job_schemas, schemas
 
 _REFS: Final = "#/components/schemas/{name}"
 _OPTIONAL: Final = frozenset({schemas.SecretTrial})  # bodies that may be left out
@@ -87,7 +87,7 @@ class Description(OpenAPIProvider):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         schema, components = _referred(model)
         content = {"application/json": {"schema": schema}}
-        if model is schemas.NewCustomCheck:
+        if model is job_schemas.NewCustomCheck:
             content["multipart/form-data"] = {"schema": _FORM}
         if model is schemas.Upload:
             content = {"multipart/form-data": {"schema": _UPLOAD}}

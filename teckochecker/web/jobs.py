@@ -11,14 +11,14 @@ from teckochecker.app import App
 from teckochecker.domain import JobDraft, Kind, TriggerOn
 from teckochecker.lanes import Lane
 from teckochecker.validation import Fields, job_draft
-from teckochecker.web import schemas, wire
+from teckochecker.web import job_schemas, schemas, wire
 from teckochecker.web.job_routes import Documents, add_common, edited, existing, wanted_actions
 
 _DOCUMENTS = Documents(
-    one=schemas.JobDocument,
-    detail=schemas.JobDetail,
-    verb=schemas.JobVerb,
-    many=schemas.JobList,
+    one=job_schemas.JobDocument,
+    detail=job_schemas.JobDetail,
+    verb=job_schemas.JobVerb,
+    many=job_schemas.JobList,
     query=schemas.JobQuery,
 )
 
@@ -28,8 +28,8 @@ def jobs(app: App) -> Blueprint:
     add_common(app, routes, Kind.POLLING, _DOCUMENTS)
 
     @routes.post("")
-    @document_request(schemas.NewJob)
-    @document_response(schemas.JobDocument, 201)
+    @document_request(job_schemas.NewJob)
+    @document_response(job_schemas.JobDocument, 201)
     async def add() -> Response:
         """Create a polling job; its first check runs at once."""
         now = app.now()
@@ -39,8 +39,8 @@ def jobs(app: App) -> Blueprint:
         return wire.encode(wire.job_document(app, view), 201)
 
     @routes.put("/<job>")
-    @document_request(schemas.JobChange)
-    @document_response(schemas.JobDocument)
+    @document_request(job_schemas.JobChange)
+    @document_response(job_schemas.JobDocument)
     async def change(job: str) -> Response:
         """Change any of a job's fields; what isn't sent stays."""
         given, now = await wire.document(), app.now()

@@ -20,12 +20,7 @@ export async function call(method, path, body, { json = true } = {}) {
     options.body = JSON.stringify(body);
     options.headers["content-type"] = "application/json";
   }
-  let answer;
-  try {
-    answer = await fetch(path, options);
-  } catch {
-    throw new Problem(0, { detail: "The daemon doesn't answer: is it running?" });
-  }
+  const answer = await answered(path, options);
   if (answer.headers.has("date")) noteServerTime(answer.headers.get("date"));
   if (answer.ok) return answer.status === 204 || !json ? null : answer.json();
   const problem = new Problem(answer.status, await document_(answer));
@@ -42,6 +37,18 @@ export const get = (path) => call("GET", path);
 export const post = (path, body) => call("POST", path, body);
 export const put = (path, body) => call("PUT", path, body);
 export const remove = (path) => call("DELETE", path);
+
+/** A call that only reads is tried once more: this machine may just have changed its network. */
+async function answered(path, options) {
+  for (let tries = options.method === "GET" ? 2 : 1; ; tries -= 1) {
+    try {
+      return await fetch(path, options);
+    } catch {
+      if (tries === 1) throw new Problem(0, { detail: "The daemon doesn't answer: is it running?" });
+      await new Promise((resolve) => { setTimeout(resolve, 300); });
+    }
+  }
+}
 
 /** Where a job of either kind is in the API. */
 export function pathOf(job) {

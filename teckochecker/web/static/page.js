@@ -94,14 +94,23 @@ async function show() {
 
 async function open(view, load, params) {
   try {
-    const make = await load();
+    const make = await part(load);
     const { title, node } = await make(view, ...params);
     if (!view.signal.aborted) arrive(title, node);
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
     if (isSignedOut(problem.status) || view.signal.aborted) return;
-    const again = button("Try again", () => show(), { symbol: "again" });
+    const again = button("Try again", () => location.reload(), { symbol: "again" });
     arrive("Problem", h("div", { class: "empty" }, h("h1", { tabindex: "-1" }, problem.status === 404 ? "It isn't there" : "That didn't work"), h("p", {}, problem.message), again));
+  }
+}
+
+/** A view's module; a browser never asks again for one that didn't come, but a reload does. */
+async function part(load) {
+  try {
+    return await load();
+  } catch {
+    throw new Problem(0, { detail: "A part of the page didn't come: reload it." });
   }
 }
 
