@@ -202,7 +202,7 @@ class CheckedNetwork(httpcore.NetworkBackend):
         self._check(host, port, found)
         stream = self._first_to_answer(found, port, timeout)
         try:
-            self._check(host, port, [stream.get_extra_info("server_addr")[0]])
+            self._check_peer(host, port, stream)
         except AddressRefused:
             stream.close()
             raise
@@ -221,10 +221,18 @@ class CheckedNetwork(httpcore.NetworkBackend):
             raise HttpError(f"{host!r} isn't a host name", Fault.REFUSED) from error
         return [entry[4][0] for entry in entries]
 
-    def _check(self, host: str, port: int, found: Sequence[str]) -> None:
-        complaint = addresses.refusal(host, port, found, self._allowed, self.own)
+    def _check(
+        self, host: str, port: int, found: Sequence[str], own: Sequence[tuple[str, int]] = ()
+    ) -> None:
+        complaint = addresses.refusal(host, port, found, self._allowed, (*self.own, *own))
         if complaint is not None:
             raise AddressRefused(complaint)
+
+    def _check_peer(self, host: str, port: int, stream: httpcore.NetworkStream) -> None:
+        """A listener on all addresses is on this machine's others too: there both ends are one."""
+        peer, here = (stream.get_extra_info(end)[0] for end in ("server_addr", "client_addr"))
+        everywhere = [ours for bound, ours in self.own if bound in ("0.0.0.0", "::")]  # noqa: S104
+        self._check(host, port, [peer], [(here, ours) for ours in everywhere])
 
     def _first_to_answer(
         self, found: Sequence[str], port: int, timeout: float | None

@@ -171,15 +171,28 @@ def configure_logging(
 
 
 def _formatter(shared: list[Callable[..., Any]], *, people: bool) -> logging.Formatter:
-    last: Any = (
-        structlog.dev.ConsoleRenderer()
+    last: tuple[Any, ...] = (
+        (_tamed, structlog.dev.ConsoleRenderer())
         if people
-        else structlog.processors.JSONRenderer(default=str)
+        else (structlog.processors.JSONRenderer(default=str),)
     )
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
     )
+
+
+def _tamed(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """A traceback, and a library's own words, without what steers a terminal."""
+    for name in ("event", "exception"):
+        if name in event:
+            chars = str(event[name])
+            event[name] = "".join(
+                char if char.isprintable() or char == "\n" else "\ufffd" for char in chars
+            )
+    return event
 
 
 class _PrivateFile(logging.handlers.RotatingFileHandler):

@@ -21,7 +21,7 @@ from teckochecker.pulse import STALLED, health
 from teckochecker.sandbox import DockerError, Missing, Needs
 from teckochecker.scripts import shelf
 from teckochecker.sources import Script
-from teckochecker.sources.script import DEFAULT_MEMORY_MB
+from teckochecker.sources.script_fields import DEFAULT_MEMORY_MB
 
 log = structlog.stdlib.get_logger(__name__)
 

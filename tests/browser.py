@@ -118,9 +118,13 @@ class Watched:
         self.page.goto(f"{self.url}/#/{place}")
         self._there(self.page.locator("h1").first)
 
-    def sign_in(self, token: str = TOKEN) -> None:
+    def start(self) -> None:
+        """Go to the page, as a stranger."""
         self.page.goto(self.url)
         self._there(self.page.get_by_label("Access token"))
+
+    def sign_in(self, token: str = TOKEN) -> None:
+        self.start()
         self.page.get_by_label("Access token").fill(token)
         self.page.get_by_role("button", name="Sign in").click()
         self.page.get_by_role("navigation", name="Main").wait_for()

@@ -372,8 +372,7 @@ def main(folder: Path) -> None:
             daemon.start()
             for name, options in LOOKS:
                 with watched(chromium, daemon, **options) as found:
-                    found.page.goto(found.url)
-                    found.page.wait_for_timeout(200)
+                    found.start()
                     found.page.screenshot(path=folder / f"sign-in-{name}.png")
                     found.sign_in()
                     for view, place in views(shown).items():

@@ -22,7 +22,7 @@ from teckochecker.domain import Execution, Finding, Verdict
 from teckochecker.errors import Fault
 from teckochecker.scripts import shelf
 from teckochecker.simulators import Answer, Keboola, Receiver
-from teckochecker.sources.script import MAX_VARIABLE_BYTES
+from teckochecker.sources.script_fields import MAX_VARIABLE_BYTES
 from teckochecker.validation import Fields
 from teckochecker.web import schemas
 from teckochecker.web.custom_checks import check_draft
@@ -321,7 +321,12 @@ BAD_REPOSITORIES: list[tuple[dict[str, Any], str, str]] = [
     ({"script_git_url": "https://10.0.0.1/a"}, "script_git_url", "ALLOWED_PRIVATE_HOSTS"),
     ({"script_git_url": "https://169.254.169.254/a"}, "script_git_url", "metadata"),
     ({"script_git_url": "https://git.example/" + "a" * 500}, "script_git_url", "at most 500"),
-    ({"script_git_url": "https://git.example/a?b=secret_ref:1"}, "script_git_url", "of the form"),
+    (
+        {"script_git_url": "https://git.example/secret_ref:1/a"},
+        "script_git_url",
+        "script_git_secret",
+    ),
+    ({"script_git_url": "https://git.example/a?b=1"}, "script_git_url", "of the form"),
     ({"script_git_branch": "--upload-pack=x"}, "script_git_branch", "can't be a branch"),
     ({"script_git_branch": "a..b"}, "script_git_branch", "can't be a branch"),
     ({"script_git_branch": "b" * 101}, "script_git_branch", "at most 100"),
@@ -1307,6 +1312,18 @@ async def test_what_the_validator_takes_is_valid_by_the_description(
         validator.validate({**FIELDS, field: value})
     for changes in (SENT_FIELDS, GIT):
         validator.validate(changes)
+
+
+async def test_a_list_of_both_kinds_is_as_described(
+    api: Api, description: dict[str, Any], scripted: Any, secrets: Any, job_fields: dict[str, Any]
+) -> None:
+    await api("POST", "/api/jobs", job_fields, expect=201)
+    schema = {"$ref": "#/components/schemas/JobList", "components": description["components"]}
+
+    for path in ("/api/jobs", CHECKS):
+        both = await api("GET", f"{path}?kind=all")
+        assert [one["kind"] for one in both["jobs"]] == ["polling", "custom_check"]
+        jsonschema.Draft202012Validator(schema).validate(both)
 
 
 @pytest.mark.parametrize("kind", ["waiting", "scripted", "git"])

@@ -410,6 +410,22 @@ class Late(Lanes):
         return await super().run(lane, fn, timeout_s=timeout_s, origin=origin)
 
 
+async def test_a_trial_goes_where_a_job_of_its_kind_sends_the_secret(
+    api: Api, openai: OpenAI, secrets: dict[str, int]
+) -> None:
+    """A script, or a header, may hold it too: that says nothing about where it belongs."""
+    hook = {"webhook_url": "https://hook.example"}
+    job = {"name": "a", "batch_id": "batch_a", "openai_secret": "openai-prod", **hook}
+    elsewhere = {"openai_base_url": "http://127.0.0.1:9/v1"}
+    script = {"name": "b", "script_runtime": "python", "script": "x"}
+    mention = {"env_vars": {"KEY": "secret_ref:openai-prod"}}
+    await api("POST", "/api/jobs", job | elsewhere, expect=201)
+    await api("POST", "/api/custom-checks", script | mention, expect=201)
+
+    await api("POST", "/api/admin/secrets/openai-prod/test", expect=502)
+    assert openai.requests == []
+
+
 async def test_a_trial_that_takes_too_long_is_a_502(app: App, secrets: dict[str, int]) -> None:
     api = Api(dataclasses.replace(app, lanes=Late(network=1)))
 

@@ -309,6 +309,25 @@ def test_our_own_address_is_not_called_even_if_listed(
         http.request("GET", server.url)
 
 
+def test_a_listener_on_all_addresses_is_known_by_each_of_them(
+    calling: Callable[..., Http],
+) -> None:
+    with (
+        socket.create_server(("0.0.0.0", 0)) as server,
+        socket.socket(type=socket.SOCK_DGRAM) as udp,
+    ):
+        with contextlib.suppress(OSError):  # sends nothing, only finds the way out
+            udp.connect(("192.0.2.1", 9))
+        address, port = udp.getsockname()[0], server.getsockname()[1]
+        if address in ("0.0.0.0", "127.0.0.1"):
+            pytest.skip("this machine has no address but its loopback")
+        http = calling(address)
+        http.listening_on([("0.0.0.0", port)])
+
+        with pytest.raises(AddressRefused, match="TeckoChecker itself"):
+            http.request("GET", f"http://{address}:{port}/", timeout_s=2)
+
+
 def test_the_next_address_is_tried_when_one_refuses(
     serving: Callable[[Callable[[Request], bytes]], Server], calling: Callable[..., Http]
 ) -> None:

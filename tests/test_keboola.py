@@ -298,6 +298,11 @@ def test_a_receipt_needs_no_more_than_an_id(action: Action, keboola: Keboola) ->
     assert sent(action, spec(keboola.url)).receipt == Receipt(id="17", finished=False)
 
 
+def test_an_address_that_is_none_of_the_web_is_no_link(action: Action, keboola: Keboola) -> None:
+    keboola.instead(*START, Answer(201, {"id": 17, "url": "javascript:alert(1)"}))
+    assert sent(action, spec(keboola.url)).receipt.url is None
+
+
 def test_without_follow_up_nobody_asks_again(action: Action, keboola: Keboola) -> None:
     assert not sent(action, spec(keboola.url, follow_up=False)).follow_up
 

@@ -162,7 +162,7 @@ def test_a_wrong_token_is_told_and_guessing_is_slowed_down(chrome: Browser, stag
     with watched(chrome, stage.daemon) as found:
         found.expected = {401, 429}
         page = found.page
-        page.goto(found.url)
+        found.start()
         fill(page, "Access token", "tck_wrong")
         press(page, "Sign in")
         expect(page.get_by_role("alert")).to_contain_text("That isn't the token")
@@ -388,7 +388,7 @@ def test_a_job_is_paused_resumed_checked_and_deleted(seen: Watched, stage: Stage
     press(page, "Delete")
     dialog.get_by_role("button", name="Delete").click()
 
-    expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
+    expect(page.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
     expect(row(page, "Steered")).to_have_count(0)
     assert "Steered" not in str(stage.daemon.call("GET", "/api/jobs?q=Steered"))
 
@@ -466,7 +466,8 @@ def test_it_works_by_keyboard_alone(seen: Watched, stage: Stage) -> None:
         stage.job(name, f"batch_{name[-3:]}", poll_interval_seconds=600, **stage.keboola_fields())
     page = seen.page
     seen.open("jobs")
-    expect(page.get_by_role("heading", name="Jobs")).to_be_focused()
+    expect(page.get_by_role("heading", name="Jobs", exact=True)).to_be_focused()
+    expect(row(page, "Keys two")).to_be_visible()
     page.keyboard.press("/")
     page.keyboard.type("Keys")
     expect(page.get_by_role("row")).to_have_count(3)
@@ -736,7 +737,7 @@ def test_no_view_has_a_barrier(
     daemon, shown = past
     barriers: dict[str, list[str]] = {}
     with watched(chrome, daemon, **LOOKS[look]) as found:
-        found.page.goto(found.url)
+        found.start()
         barriers["sign-in"] = examined(found.page)
         found.sign_in()
         for view, place in screenshots.views(shown).items():

@@ -56,7 +56,7 @@ def test_a_folder_that_cant_be_written_is_no_fault_of_ours_or_the_scripts(
     )
     prepared = Prepared(engine, engine, "instance", lambda: NOW)
 
-    with pytest.raises(FolderError, match="can't be kept in .*missing.*check the disk"):
+    with pytest.raises(FolderError, match=r"can't be kept in .*missing.*check the disk"):
         prepared.prepare(needs, lambda printed, clean: None, lambda: None)
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import logging.handlers
+import re
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -132,6 +133,21 @@ def test_a_terminal_gets_lines_for_people(logged: Callable[..., io.StringIO]) ->
     assert "job.checked" in stream.getvalue()
     assert not stream.getvalue().startswith("{")
     assert KEY not in stream.getvalue()
+
+
+def test_nothing_that_is_told_steers_a_terminal(logged: Callable[..., io.StringIO]) -> None:
+    stream = logged(terminal=True)
+    evil = "\x1b]0;evil\x07\x9b2J\n[error] forged"
+
+    log.info("job.checked", message=evil)
+    try:
+        raise ValueError(evil)
+    except ValueError:
+        log.exception("step.failed")
+
+    shown = re.sub("\x1b\\[[0-9;]*m", "", stream.getvalue())
+    assert "forged" in shown
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", shown)
 
 
 def test_a_file_gets_json_whatever_the_stream_is(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -13,6 +14,7 @@ from teckochecker.errors import Fault, HttpError, KeboolaError
 from teckochecker.http import Reply, retry_after_s
 
 EVENT_ID: Final = "teckochecker_event_id"  # the variable by which a started job is found again
+_WEB: Final = re.compile("https?://", re.IGNORECASE)  # the page makes a link of it
 _FAILED_STATES: Final = frozenset({"error", "terminated", "cancelled"})
 
 
@@ -32,7 +34,7 @@ def receipt(job: Mapping[str, Any]) -> Receipt:
     message = result.get("message") if isinstance(result, dict) else None
     return Receipt(
         id=str(job_id),
-        url=url[:500] if isinstance(url, str) else None,
+        url=url[:500] if isinstance(url, str) and _WEB.match(url) else None,
         status=status[:50] if isinstance(status, str) else None,
         finished=job.get("isFinished") is True,
         failed=status in _FAILED_STATES,

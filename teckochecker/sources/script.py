@@ -12,7 +12,6 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -25,9 +24,7 @@ from teckochecker.domain import (
     Document,
     Execution,
     Finding,
-    Part,
     Secret,
-    SecretRef,
     SecretType,
     Verdict,
     replace,
@@ -37,40 +34,24 @@ from teckochecker.masking import Mask
 from teckochecker.sandbox import Needs, RunRequest, Sandbox
 from teckochecker.scripts import git, shelf
 from teckochecker.scripts.shelf import Script as Archive
-from teckochecker.scripts.tree import entry_point, subfolder
 from teckochecker.sources.interface import CheckContext, Inspect
+from teckochecker.sources.script_fields import (
+    MAX_VARIABLE_BYTES,
+    OURS,
+    Network,
+    Runtime,
+    SourceType,
+    parsed,
+)
 from teckochecker.validation import Fields, Parsed, mentioned_in, with_secrets
 from teckochecker.verdicts import Limits, RunResult
 
-MIN_TIMEOUT_S, DEFAULT_TIMEOUT_S, MAX_TIMEOUT_S = 10, 300, 3600
-MIN_MEMORY_MB, DEFAULT_MEMORY_MB, MAX_MEMORY_MB = 64, 512, 4096
-MIN_CORES, DEFAULT_CORES = 0.1, 0.5
-MAX_VARIABLE_BYTES: Final = 120 * 1024  # one environment string ends at 128 KiB, its name in it
 STREAM_CHARS: Final = 4000  # of the end of each stream, kept with the log
 GIT_DEADLINE_S: Final = 60.0
 _PREPARING_S: Final = 900.0  # what installing and the engine may take beyond the script's time
-ENTRY_POINTS: Final = {"python": "main.py", "node": "index.js"}
-_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 _SHOUTED: Final = re.compile(r"[A-Z][A-Z0-9_]*")
-_OURS: Final = frozenset({"CHECK_PARAMS", "CHECK_NUMBER", "PREVIOUS_DATA"})
-_TAKEN: Final = _OURS | {"PATH", "HOME"}
+_TAKEN: Final = OURS | {"PATH", "HOME"}
 _TAKEN_PREFIXES: Final = ("LD_", "PYTHON", "NODE_")
-_PARTS_OF_LIMITS: Final = frozenset({"memory_mb", "cpu_cores"})
-
-
-class SourceType(StrEnum):
-    UPLOAD = "upload"
-    GIT = "git"
-
-
-class Runtime(StrEnum):
-    PYTHON = "python"
-    NODE = "node"
-
-
-class Network(StrEnum):
-    OPEN = "open"
-    NONE = "none"
 
 
 class Script:
@@ -97,39 +78,7 @@ class Script:
         self._cpus = cpus
 
     def parse(self, fields: Fields) -> Parsed:
-        runtime = Runtime(fields.choice("script_runtime", Runtime))
-        default = SourceType.GIT if fields.sent("script_git_url") else SourceType.UPLOAD
-        came_from = SourceType(fields.choice("script_source_type", SourceType, default=default))
-        inline_text(fields)  # which the caller stores
-        params = fields.mapping("check_params", default={})
-        env_vars = fields.mapping("env_vars", default=None)
-        _check_params(fields, params)
-        _check_variables(fields, env_vars or {})
-        doc = {
-            "script_source_type": came_from,
-            "script_runtime": runtime,
-            "script_entrypoint": _entry_point(fields, runtime),
-            "check_params": params,
-            "env_vars": env_vars,
-            "timeout_seconds": fields.integer(
-                "timeout_seconds",
-                MIN_TIMEOUT_S,
-                MAX_TIMEOUT_S,
-                default=DEFAULT_TIMEOUT_S,
-                unit="seconds",
-            ),
-            "resource_limits": self._limits(fields),
-            "network": fields.choice("network", Network, default=Network.OPEN),
-            **self._repository(fields, came_from),
-        }
-        token = fields.secret("script_git_secret", None, default=None)
-        if token is not None and came_from is SourceType.UPLOAD:
-            if fields.sent(token.field):
-                fields.fault(token.field, "needs script_source_type git")
-            token = None
-        mentions = fields.mentions("env_vars", (env_vars or {}).values())
-        refs: tuple[SecretRef, ...] = (*mentions, *((token,) if token else ()))
-        return Parsed(part=Part(kind=self.kind, doc=doc), secrets=refs)
+        return parsed(fields, self._access().allowed, self._cpus)
 
     def show(self, doc: Document) -> dict[str, object]:
         return dict(doc)
@@ -239,74 +188,6 @@ class Script:
             return False
         return True
 
-    def _repository(self, fields: Fields, came_from: SourceType) -> dict[str, object]:
-        names = ("script_git_url", "script_git_branch", "script_git_subfolder")
-        if came_from is not SourceType.GIT:
-            for name in names:
-                if fields.sent(name):
-                    fields.fault(name, "needs script_source_type git")
-            return dict.fromkeys(names)
-        if fields.sent("script"):
-            fields.fault("script", "needs script_source_type upload")
-        url = fields.text("script_git_url", max_chars=500)
-        branch = fields.text("script_git_branch", default="main", max_chars=100) or "main"
-        folder = fields.text(
-            "script_git_subfolder", default=None, max_chars=500, check=_sentence(subfolder)
-        )
-        if url is None:  # the stored job came by upload
-            fields.fault("script_git_url", "is required")
-        elif url:
-            wanted = git.Repository(url=url, branch=branch, subfolder=folder or "")
-            try:
-                git.check(wanted, self._access().allowed)
-            except InvalidInput as error:
-                about_branch = "can't be a branch" in str(error)
-                fields.fault("script_git_branch" if about_branch else "script_git_url", str(error))
-        return dict(zip(names, (url, branch, folder), strict=True))
-
-    def _limits(self, fields: Fields) -> dict[str, object]:
-        given = fields.mapping("resource_limits", default={})
-        inner = Fields(given)
-        limits: dict[str, object] = {
-            "memory_mb": inner.integer(
-                "memory_mb", MIN_MEMORY_MB, MAX_MEMORY_MB, default=DEFAULT_MEMORY_MB, unit="MB"
-            ),
-            "cpu_cores": inner.number(
-                "cpu_cores", MIN_CORES, self._cpus, default=min(DEFAULT_CORES, self._cpus)
-            ),
-        }
-        if "resource_limits" not in fields.given:  # a stored one isn't judged again
-            return {**limits, **given}
-        try:
-            inner.done("limit of resources")
-        except InvalidInput as error:
-            for fault in error.errors:
-                fields.fault(f"resource_limits.{fault.field}", fault.message)
-        return limits
-
-
-def _entry_point(fields: Fields, runtime: Runtime) -> str:
-    usual = ENTRY_POINTS[runtime]
-    found: str = fields.text(
-        "script_entrypoint", default=usual, max_chars=255, check=_sentence(entry_point)
-    )
-    chosen = fields.sent("script_entrypoint") or found not in ENTRY_POINTS.values()
-    return usual if fields.sent("script_runtime") and not chosen else found
-
-
-def inline_text(fields: Fields) -> str | None:
-    """The script as one text, None when the document brings none."""
-
-    def checked(given: object) -> str:
-        if not isinstance(given, str):
-            raise ValueError("must be the script's text")
-        if not given.strip():
-            raise ValueError("must not be blank")
-        return given
-
-    text: str | None = fields.value("script", None, checked, None)
-    return text
-
 
 def stored(archive: Archive, now: datetime) -> Document:
     """What a job keeps of an accepted script."""
@@ -408,40 +289,6 @@ def _shouted(params: Document, own: Mapping[str, str]) -> dict[str, str]:
         elif isinstance(value, bool | int | float):
             found[name] = _json(value)
     return found
-
-
-def _check_params(fields: Fields, params: Document) -> None:
-    if "check_params" not in fields.given:
-        return
-    size = len(msgspec.json.encode(params))
-    if size > MAX_DATA_BYTES:
-        fields.fault("check_params", f"must have at most {MAX_DATA_BYTES} bytes, not {size}")
-    if "secret_ref:" in _json(params):
-        fields.fault("check_params", "must not hold a secret: it is shown, so use env_vars")
-
-
-def _check_variables(fields: Fields, env_vars: Mapping[str, object]) -> None:
-    if "env_vars" not in fields.given:
-        return
-    for name, value in env_vars.items():
-        if not _VARIABLE.fullmatch(name):
-            fields.fault("env_vars", f"{name!r} isn't a name of letters, digits and '_'")
-        elif name in _OURS:
-            fields.fault("env_vars", f"must not hold {name}: we set it")
-        elif not isinstance(value, str):
-            fields.fault("env_vars", f"{name} must be text: write numbers in quotes")
-        elif "\0" in value or len(value.encode()) > MAX_VARIABLE_BYTES:
-            fields.fault("env_vars", f"{name} must have at most {MAX_VARIABLE_BYTES} bytes, no NUL")
-
-
-def _sentence(check: Callable[[str], str]) -> Callable[[str], str]:
-    def checked(text: str) -> str:
-        try:
-            return check(text)
-        except InvalidInput as error:
-            raise ValueError(str(error)) from error
-
-    return checked
 
 
 def _capital(text: str) -> str:

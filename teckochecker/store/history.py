@@ -22,7 +22,8 @@ _CHECKS: Final = (
 _BEAT: Final = f"job_id, status, substr(message, 1, {MESSAGE_CHARS}), created_at, execution_time_ms"
 _LAST_BEATS: Final = (
     f"SELECT {_BEAT} FROM logs WHERE id IN ("
-    f"SELECT line.id FROM json_each(?) AS wanted, logs AS line WHERE line.id IN (SELECT id FROM logs WHERE job_id = wanted.value AND {_CHECKS} "
+    f"SELECT line.id FROM json_each(?) AS wanted, logs AS line WHERE line.id IN ("
+    f"SELECT id FROM logs WHERE job_id = wanted.value AND {_CHECKS} "
     f"ORDER BY id DESC LIMIT ?)) ORDER BY id"
 )
 _NEWEST: Final = "SELECT ifnull((SELECT seq FROM sqlite_sequence WHERE name = 'logs'), 0)"

@@ -15,7 +15,8 @@ from teckochecker.errors import FieldError, InvalidInput
 from teckochecker.lanes import Lane
 from teckochecker.lifecycle import Change
 from teckochecker.scripts.shelf import Script as Archive
-from teckochecker.sources.script import SourceType, inline_text, stored
+from teckochecker.sources.script import stored
+from teckochecker.sources.script_fields import SourceType, inline_text
 from teckochecker.store import JobView
 from teckochecker.validation import Fields, job_draft
 from teckochecker.web import job_schemas, schemas, uploads, wire

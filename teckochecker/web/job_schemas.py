@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from teckochecker.actions.webhook import Method
 from teckochecker.domain import MAX_NAME_CHARS, Kind, Phase, Status, TriggerOn, Verdict
 from teckochecker.sources.openai import MAX_BATCHES
-from teckochecker.sources.script import (
+from teckochecker.sources.script_fields import (
     MAX_MEMORY_MB,
     MAX_TIMEOUT_S,
     MIN_CORES,
@@ -36,8 +36,7 @@ CheckInterval = Annotated[
     int,
     Meta(
         ge=1,
-        description="Seconds, 10 to 86400, or wider where MIN_POLL_INTERVAL or MAX_POLL_INTERVAL "
-        "is.",
+        description="Seconds, 10 to 86400; wider where MIN_POLL_INTERVAL or MAX_POLL_INTERVAL is.",
     ),
 ]
 Instant = Annotated[datetime, Meta(tz=True, description="RFC 3339, UTC.")]

@@ -20,7 +20,7 @@ from teckochecker.domain import (
     SecretType,
     Status,
 )
-from teckochecker.sources.script import SourceType
+from teckochecker.sources.script_fields import SourceType
 from teckochecker.web.job_schemas import Instant, LogDocument, SecretMention
 
 Limit = Annotated[int, Meta(ge=1, le=1000)]

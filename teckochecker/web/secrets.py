@@ -11,7 +11,7 @@ from quart_schema import document_request, document_response, tag
 
 from teckochecker.actions import Action
 from teckochecker.app import App
-from teckochecker.domain import Document, JobId, Kind, Secret, SecretInfo, SecretType
+from teckochecker.domain import Document, JobId, Secret, SecretInfo, SecretType
 from teckochecker.errors import (
     Fault,
     FieldError,
@@ -111,20 +111,18 @@ def _tester(app: App, info: SecretInfo) -> Source | Action:
 
 
 async def _where(app: App, info: SecretInfo, tester: Source | Action, given: Document) -> Document:
-    """Where to send it: as asked for, else where the newest job that uses it sends it."""
+    """Where to send it: as asked for, else where the newest job sends it that is made for it."""
     fields, name = Fields(given), _URL_FIELDS[info.type]
     asked = fields.sent(name)
     url = tester.trial_url(fields) if asked else None
     fields.done("test of a secret")
     if asked:
         return {name: url}
-    uses = [use.id for use in info.used_by if use.kind in set(Kind)]
-    if uses:
-        read = partial(app.store.jobs.view, JobId(max(uses)))
-        view = await app.lanes.run(Lane.READ, read)
-        stored = wire.stored_fields(view, app)
-        if stored.get(name):
-            return {name: stored[name]}
+    for use in reversed(info.used_by):
+        read = partial(app.store.jobs.view, JobId(use.id))
+        stored = wire.stored_fields(await app.lanes.run(Lane.READ, read), app)
+        if stored.get(f"{info.type}_secret") == info.id:  # a header or a script may hold it, too
+            return {name: stored[name]} if stored[name] else {}
     if info.type is SecretType.KEBOOLA:
         message = "is required: no job says which stack this token belongs to"
         raise InvalidInput(f"{name} {message}", (FieldError(name, message),))
