@@ -156,7 +156,6 @@ class Settings:
             log_file=None if log_file == "-" else home / log_file,
         )
 
-
     @property
     def scripts(self) -> Path:
         """The folder of the scripts of custom checks."""

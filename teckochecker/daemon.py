@@ -8,6 +8,7 @@ nothing that was committed is lost by that.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -101,7 +102,7 @@ async def _serve(
     config = Config()
     config.bind = [f"fd://{os.dup(listener.fileno())}"]  # it closes what it gets
     config.accesslog = None
-    config.errorlog = None
+    config.errorlog = logging.getLogger("hypercorn.error")  # what escapes the application
     config.keep_alive_timeout = 5
     config.read_timeout = None
     config.graceful_timeout = 1

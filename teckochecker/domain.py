@@ -299,6 +299,7 @@ class DeliveryState(StrEnum):
     UNCONFIRMED = "unconfirmed"
 
 
+SEARCHABLE = frozenset({"keboola"})  # actions whose earlier attempts can be looked for
 USED_UP = frozenset({DeliveryState.FAILED, DeliveryState.UNCONFIRMED})  # nobody tries any more
 
 

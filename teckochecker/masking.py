@@ -66,6 +66,10 @@ class Mask:
         A leaf of another type is kept, unless its text shows a value: `12345678` as a number
         becomes `***`, and so does an object that prints what it holds.
         """
+        # Mostly there is nothing to mask: one pass over all leaves finds that out.
+        joined = "\n".join(_texts(value))
+        if self.text(joined) == joined:
+            return value
         masked: T = self._masked(value)
         return masked
 
@@ -81,6 +85,21 @@ class Mask:
         shown = str(value)
         masked = self.text(shown)
         return value if masked == shown else masked
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every key and leaf of a JSON value as text."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _texts(key)
+            yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+    else:
+        yield str(value)
 
 
 def _patterns(value: str) -> Iterator[str]:

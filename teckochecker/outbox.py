@@ -14,6 +14,7 @@ import msgspec
 
 from teckochecker.domain import (
     ENDED,
+    SEARCHABLE,
     USED_UP,
     Attempt,
     Delivery,
@@ -121,8 +122,11 @@ def attempted(
 ) -> DeliveryChange:
     """An attempt that `attempt_begun` has marked has come to an end.
 
-    `others` are the states of the job's other deliveries of the same event.
+    `others` are the states of the job's other deliveries of the same event. An outcome of an
+    attempt that is settled already changes nothing.
     """
+    if delivery.state is not DeliveryState.SENDING:
+        return DeliveryChange(delivery=delivery, job=job)
     attempt = _attempt(outcome, started_at, duration_ms)
     if isinstance(outcome, Sent):
         changed = _delivered(delivery, outcome, now)
@@ -177,7 +181,7 @@ def interrupted(delivery: Delivery, now: datetime) -> Delivery:
     return replace(
         delivery,
         state=DeliveryState.PENDING,
-        doubt=Doubt.LOOK,
+        doubt=_doubt(delivery),
         tries=max(0, delivery.tries - 1),  # being stopped is no failure of the other side
         next_attempt_at=now,
     )
@@ -282,13 +286,18 @@ def _failed_attempt(
     now: datetime,
     jitter: float,
 ) -> Delivery:
-    doubt = Doubt.LOOK if error.maybe_done else delivery.doubt
+    doubt = _doubt(delivery) if error.maybe_done else delivery.doubt
     final = error.fault in (Fault.REFUSED, Fault.CREDENTIALS, Fault.NOT_FOUND)
     due = next_attempt(waits_s, delivery.tries, error.retry_after_s, now, jitter)
     if due is not None and not final:
         return replace(delivery, state=DeliveryState.PENDING, doubt=doubt, next_attempt_at=due)
     state = DeliveryState.FAILED if doubt is Doubt.NONE else DeliveryState.UNCONFIRMED
     return replace(delivery, state=state, doubt=doubt, next_attempt_at=None)
+
+
+def _doubt(delivery: Delivery) -> Doubt:
+    """After an attempt of unknown outcome: who can't look sends again, under the same id."""
+    return Doubt.LOOK if delivery.action in SEARCHABLE else Doubt.NONE
 
 
 def _delivery_entry(

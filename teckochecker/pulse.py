@@ -38,6 +38,8 @@ class Pulse:
     scripts: dict[JobId, str] = field(default_factory=dict)
     """Checks in flight in containers."""
     deliveries: dict[DeliveryId, str] = field(default_factory=dict)
+    scopes: dict[JobId, trio.CancelScope] = field(default_factory=dict)
+    """Those of the checks in flight: who deletes a job ends its check."""
     lags_s: deque[float] = field(default_factory=lambda: deque(maxlen=LAGS_KEPT))
     oldest_due_at: datetime | None = None
     troubled_deliveries: int = 0
@@ -52,6 +54,12 @@ class Pulse:
 
     def checking(self, job_id: JobId) -> bool:
         return job_id in self.jobs or job_id in self.scripts
+
+    def end_check(self, job_id: JobId) -> None:
+        """Nobody wants the finding any more: its container is removed, its request given up."""
+        scope = self.scopes.get(job_id)
+        if scope is not None:
+            scope.cancel()
 
     @property
     def checks_in_flight(self) -> int:

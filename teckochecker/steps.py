@@ -66,12 +66,15 @@ _MS: Final = timedelta(milliseconds=1)
 async def check_step(app: App, work: CheckWork) -> None:
     now = app.now()
     try:
-        await _guarded(
-            partial(_check, app, work), lambda fault: _conclude(app, work, fault, (), now)
-        )
+        with trio.CancelScope() as scope:
+            app.pulse.scopes[work.job.id] = scope
+            await _guarded(
+                partial(_check, app, work), lambda fault: _conclude(app, work, fault, (), now)
+            )
     except JobNotFound:
         log.info("check.dropped", job_id=work.job.id, reason="the job was deleted meanwhile")
     finally:
+        app.pulse.scopes.pop(work.job.id, None)
         lane, running = lane_of(app, work.job)
         _release(app, running, work.job.id, lane)
 
@@ -194,8 +197,9 @@ async def _conclude_attempt(
         now,
     )
     change = await recorded(app, write)
-    if change is None:
-        log.info("delivery.dropped", delivery_id=due.id, reason="the job was deleted meanwhile")
+    if change is None or change.attempt is None:
+        reason = "the job was deleted meanwhile" if change is None else "it was settled already"
+        log.info("delivery.dropped", delivery_id=due.id, reason=reason)
         return
     observe_attempt(app, change)
     app.wake.by(change.delivery.next_attempt_at)

@@ -166,7 +166,7 @@ def configure_logging(
     for handler in handlers:
         root.addHandler(handler)
     root.setLevel(level)
-    for noisy in ("httpx", "httpcore", "hypercorn.access", "peewee"):
+    for noisy in ("httpx", "httpcore", "hypercorn.access", "hypercorn.error", "peewee"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

@@ -146,7 +146,7 @@ async def test_health_is_open_and_tells_nothing_of_jobs(app: App) -> None:
 
     assert answer.status_code == 200
     assert set(answer.json()) == {
-        "status", "reasons", "version", "uptime_seconds", "scheduler", "database",
+        "status", "reasons", "version", "uptime_seconds", "scheduler", "sandbox", "database",
     }  # fmt: skip
 
 
@@ -413,7 +413,7 @@ async def test_http_2_in_the_clear_is_not_spoken(app: App) -> None:
             "GET", "/api/jobs", "Connection: Upgrade, HTTP2-Settings, close", "Upgrade: h2c",
             "HTTP2-Settings: AAMAAABkAAQAAP__",
         )  # fmt: skip
-        preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+        preface = b"PRI * HTTP/2.0\r\n\r\n"
 
         assert (await exchange(url, upgrade)).startswith(b"HTTP/1.1 200 ")
         assert (await exchange(url, preface)).startswith(b"HTTP/1.1 400 ")

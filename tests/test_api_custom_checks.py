@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import re
 import tarfile
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -17,7 +19,8 @@ import jsonschema
 import pytest
 import standardwebhooks
 
-from teckochecker.app import App
+from teckochecker.app import App, assemble
+from teckochecker.config import Settings
 from teckochecker.domain import Execution, Finding, Verdict
 from teckochecker.errors import Fault
 from teckochecker.scripts import shelf
@@ -26,7 +29,7 @@ from teckochecker.sources.script_fields import MAX_VARIABLE_BYTES
 from teckochecker.validation import Fields
 from teckochecker.web import schemas
 from teckochecker.web.custom_checks import check_draft
-from tests.conftest import Api
+from tests.conftest import TOKEN, Api
 from tests.serving import CLOSE, exchange, raw, served, status_of
 from tests.states import check
 
@@ -1312,6 +1315,24 @@ async def test_what_the_validator_takes_is_valid_by_the_description(
         validator.validate({**FIELDS, field: value})
     for changes in (SENT_FIELDS, GIT):
         validator.validate(changes)
+
+
+async def test_a_changed_setting_never_makes_a_stored_repository_invalid(
+    make_settings: Callable[..., Settings],
+) -> None:
+    """Not even for a change of something else."""
+    private = {"script_git_url": "https://10.0.0.5/a.git"}
+    for allowed, call in (
+        ("10.0.0.5", ("POST", CHECKS, GIT | private, 201)),
+        ("10.0.0.6", ("PUT", GEMINI, {"timeout_seconds": 20}, 200)),
+        ("10.0.0.6", ("PUT", GEMINI, private, 400)),
+    ):
+        app = assemble(make_settings(ALLOWED_PRIVATE_HOSTS=allowed))
+        digest = hashlib.sha256(TOKEN.encode()).digest()
+        app.store.secrets.replace_token(digest, datetime.now(UTC))
+        *what, expect = call
+        await Api(app)(*what, expect=expect)  # type: ignore[arg-type]
+        app.close()
 
 
 async def test_a_list_of_both_kinds_is_as_described(

@@ -276,6 +276,21 @@ async def test_a_job_deleted_during_its_check_is_gone_and_the_others_go_on(
     assert len(keboola.jobs) == 1
 
 
+async def test_a_deletion_ends_the_check_that_nobody_wants_any_more(
+    app: App, job: Engine, openai: OpenAI, gate: Gate
+) -> None:
+    openai.add("batch_*", "completed")
+    await job.add()
+    await asked(openai, "batch_a")
+
+    await job.api("DELETE", job.path, expect=204)
+
+    with trio.fail_after(SOON_S):
+        while app.pulse.jobs:
+            await trio.sleep(0.01)
+    gate.open()
+
+
 # While a delivery is under way
 
 

@@ -46,9 +46,7 @@ class Listener:
             block, found, rest = self._text.partition("\n\n")
             if found:
                 self._text = rest
-                fields = dict(
-                    line.split(": ", 1) for line in block.split("\n") if ": " in line[1:]
-                )
+                fields = dict(line.split(": ", 1) for line in block.split("\n") if ": " in line[1:])
                 if "id" in fields:
                     self.ids.append(int(fields["id"]))
                 if "event" in fields:
@@ -123,9 +121,7 @@ async def test_a_check_is_told_with_the_whole_job_and_its_heartbeat(
         assert told["job_count"] == 1
 
 
-async def test_a_deletion_shows_in_the_counts(
-    app: App, api: Api, job: dict[str, Any]
-) -> None:
+async def test_a_deletion_shows_in_the_counts(app: App, api: Api, job: dict[str, Any]) -> None:
     async with served(app) as url, listening(url) as listener:
         await listener.next("counts")
         await api("DELETE", "/api/jobs/nightly", expect=204)

@@ -542,3 +542,28 @@ def test_a_job_that_erred_too_often_ends_failed_once_that_is_delivered() -> None
 
     assert (settled.status, settled.status_reason) == (Status.FAILED, "No route.")
     assert settled.completed_at == NOW
+
+
+def test_a_webhook_of_unknown_outcome_is_sent_again_and_never_looked_for() -> None:
+    sending = delivery(state=SENDING, action="webhook")
+
+    assert outbox.interrupted(sending, NOW).doubt is Doubt.NONE
+
+
+def test_an_outcome_of_an_attempt_that_is_settled_changes_nothing() -> None:
+    arrived = delivery(state=DELIVERED)
+
+    change = outbox.attempted(
+        arrived,
+        delivering(),
+        failing(),
+        started_at=NOW,
+        duration_ms=1,
+        waits_s=DEFAULT_WAITS,
+        opened=(),
+        others=(),
+        now=NOW,
+        jitter=0.5,
+    )
+
+    assert (change.delivery, change.attempt) == (arrived, None)

@@ -6,6 +6,7 @@ import json
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from teckochecker.errors import FolderError
 from teckochecker.sandbox.engine import DockerError, Engine
 from teckochecker.sandbox.prepared import Needs, Prepared
-from teckochecker.sandbox.runs import _report
+from teckochecker.sandbox.runs import Runs, _report
 from tests.parts import NOW
 
 REPORT = {
@@ -25,7 +26,11 @@ REPORT = {
 
 
 class FakeEngine:
-    """An engine with the runner images and no other."""
+    """An engine with the runner images and no other; of its 31 containers one sticks."""
+
+    def __init__(self) -> None:
+        self.left = [f"c{number}" for number in range(30)]
+        self.removed: list[str] = []
 
     @contextmanager
     def client(self) -> Iterator[Any]:
@@ -43,6 +48,15 @@ class FakeEngine:
             return {"Id": "sha256:1"}
         raise LookupError(name)
 
+    def containers(self, **_: object) -> list[dict[str, Any]]:
+        return [{"Id": name, "Labels": {}} for name in ("stuck", *self.left)]
+
+    def remove_container(self, name: str, **_: object) -> None:
+        if name == "stuck":
+            raise DockerError("It is stuck.")
+        time.sleep(0.01)
+        self.removed.append(name)
+
 
 def test_a_folder_that_cant_be_written_is_no_fault_of_ours_or_the_scripts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -58,6 +72,16 @@ def test_a_folder_that_cant_be_written_is_no_fault_of_ours_or_the_scripts(
 
     with pytest.raises(FolderError, match=r"can't be kept in .*missing.*check the disk"):
         prepared.prepare(needs, lambda printed, clean: None, lambda: None)
+
+
+def test_an_orphan_that_cant_be_removed_keeps_no_other_from_it() -> None:
+    engine: Any = FakeEngine()
+    runs = Runs(engine, "instance", lambda: NOW, guest=False)
+
+    with pytest.raises(DockerError, match="stuck"):
+        runs.remove_orphans()
+
+    assert sorted(engine.removed) == sorted(engine.left)
 
 
 def test_an_engine_that_takes_no_more_calls_keeps_no_thread(tmp_path: Path) -> None:

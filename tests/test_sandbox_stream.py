@@ -216,7 +216,7 @@ def test_an_engine_that_is_away_is_an_error_that_says_where(address: str) -> Non
     with pytest.raises(DockerError, match=f"{address}.*start it") as caught:
         sandbox.run(request(""), nobody_cancels)
     assert caught.value.code == 2005
-    assert caught.value.fault is Fault.TRANSIENT
+    assert caught.value.fault is Fault.ENGINE
     assert [one.what for one in sandbox.missing()] == ["engine"]
 
 

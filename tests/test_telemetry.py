@@ -140,10 +140,7 @@ def test_nothing_that_is_told_steers_a_terminal(logged: Callable[..., io.StringI
     evil = "\x1b]0;evil\x07\x9b2J\n[error] forged"
 
     log.info("job.checked", message=evil)
-    try:
-        raise ValueError(evil)
-    except ValueError:
-        log.exception("step.failed")
+    log.error("step.failed", exc_info=ValueError(evil))
 
     shown = re.sub("\x1b\\[[0-9;]*m", "", stream.getvalue())
     assert "forged" in shown

@@ -355,6 +355,16 @@ async def test_a_body_in_chunks_is_counted_as_it_comes(app: App) -> None:
         assert (await exchange(url, raw("GET", "/api/jobs", CLOSE))).startswith(b"HTTP/1.1 200")
 
 
+async def test_a_body_whose_end_is_told_in_two_ways_ends_the_connection(app: App) -> None:
+    """Else what a proxy took for its content would be answered as a request of its own."""
+    async with served(app) as url:
+        both = raw("POST", "/api/jobs", JSON, "Content-Length: 4", "Transfer-Encoding: chunked")
+        answer = await exchange(url, both + b"0\r\n\r\n" + raw("GET", "/api/health"))
+
+    assert status_of(answer) == 400
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
 async def test_a_body_that_says_it_is_too_large_is_refused_before_it_comes(app: App) -> None:
     async with served(app) as url:
         head = raw("POST", "/api/jobs", JSON, f"Content-Length: {MIB + 1}")

@@ -152,7 +152,9 @@ class Prepared:
     def _make(
         self, needs: Needs, image: str, inspect: Inspect, checkpoint: Callable[[], None]
     ) -> None:
-        with _kept(), tempfile.TemporaryDirectory(prefix="teckochecker-") as folder:
+        # Beside the script, by a name that is tidied away there after a kill -9.
+        beside = needs.script.parent
+        with _kept(), tempfile.TemporaryDirectory(prefix=".new-", dir=beside) as folder:
             wanted, printed, clean = (Path(folder, name) for name in ("wanted", "printed", "clean"))
             _select(needs, wanted)
             self._install(needs, wanted, printed, checkpoint)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 MAX_REQUEST_BYTES: Final = 2 * 1024 * 1024  # the entry program reads no longer line
 REMOVED_AT_ONCE: Final = 8  # 20 take 1.2 s so, and 3.5 s one after the other
+STOPPED: Final = 128 + signal.SIGTERM
 _GRACE_S: Final = 120  # beyond its time-out, until a guest's container is an orphan
 
 
@@ -133,8 +135,9 @@ class Runs:
             found = api.containers(all=True, filters=label)
         orphans = [one["Id"] for one in found if self._orphaned(one["Labels"])]
         with ThreadPoolExecutor(REMOVED_AT_ONCE) as threads:
-            for _ in threads.map(self._remove, orphans):
-                continue  # the first failure is raised here
+            removals = [threads.submit(self._remove, container) for container in orphans]
+        for removal in removals:
+            removal.result()  # the first failure is raised here, when all have been tried
         return len(orphans)
 
     def _remove(self, container: str) -> None:
@@ -258,6 +261,11 @@ def _told(end: End, line: bytes | None, container: Container) -> dict[str, Any]:
     report = None if line is None else _report(line)
     if report is None:
         code, oom_killed = container.fate()
+        if code == STOPPED and not oom_killed:
+            raise DockerError(
+                "The container was stopped from outside (SIGTERM), as the Docker engine does when "
+                "it is stopped."
+            )
         error = f"The script ended the program that watched it (exit code {code}): it must not."
         return {"exit_code": code, "oom_killed": oom_killed, "error": error}
     return {

@@ -52,6 +52,14 @@ def accept(packed: Path, shelf: Path, *, entrypoint: str, bounds: Bounds = SCRIP
         return put(shelf, members, spooled, wanted)
 
 
+def take(packed: Path, shelf: Path, *, entrypoint: str) -> Script:
+    """As `accept`, and `packed` is gone afterwards; who is killed leaves it to `shelf.forget`."""
+    try:
+        return accept(packed, shelf, entrypoint=entrypoint)
+    finally:
+        packed.unlink(missing_ok=True)
+
+
 def inline(text: str, shelf: Path, *, entrypoint: str, bounds: Bounds = SCRIPT) -> Script:
     """Store a script that is one text, as the file `entrypoint`."""
     wanted = entry_point(entrypoint)

@@ -111,6 +111,8 @@ def _repository(fields: Fields, came_from: SourceType, allowed: Allowed) -> dict
     )
     if url is None:  # the stored job came by upload
         fields.fault("script_git_url", "is required")
+    elif url and "secret_ref:" in url:
+        fields.fault("script_git_url", "must not hold a secret: name a script_git_secret")
     elif url and not fields.given.isdisjoint(names):  # a stored one isn't judged again
         wanted = git.Repository(url=url, branch=branch, subfolder=folder or "")
         try:

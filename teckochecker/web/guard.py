@@ -124,6 +124,10 @@ def _bound(scope: Scope, headers: Mapping[bytes, bytes]) -> _Bound:
 async def _body(headers: dict[bytes, bytes], receive: Receive, bound: _Bound) -> bytes:
     """The whole body, counted as it comes: a length that a client states may be wrong."""
     declared = headers.get(b"content-length", b"0")
+    if b"transfer-encoding" in headers and b"content-length" in headers:
+        raise InvalidInput(  # RFC 9112, 6.1: a proxy may have taken the other one
+            "The body's length is told twice: send Content-Length or Transfer-Encoding."
+        )
     if not declared.isdigit() or int(declared[:20]) > bound.size_bytes:
         raise TooLarge(f"The body is over {bound.size_bytes} bytes: send less.")
     parts, size, more = [], 0, True

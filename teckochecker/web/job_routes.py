@@ -90,7 +90,8 @@ def add_common(app: App, routes: Blueprint, kind: Kind, documents: Documents) ->
     async def delete(job: str) -> Response:
         """Delete a job, its log and its deliveries."""
         wanted = await existing(app, job, kind)
-        await app.lanes.run(Lane.STORE, partial(app.store.jobs.delete, wanted))
+        gone = await app.lanes.run(Lane.STORE, partial(app.store.jobs.delete, wanted))
+        app.pulse.end_check(gone)
         return Response(b"", 204)
 
     @routes.post("/<job>/pause")

@@ -43,7 +43,7 @@ _STATUS: Final = (  # the first that fits
     (TooMany, 429, "Too many attempts"),
     (OutsideError, 502, "A service failed"),
     (StoreError, 503, "Database not ready"),
-    (FolderError, 503, "Database not ready"),
+    (FolderError, 503, "Disk not ready"),
     (VaultError, 500, "Encryption failed"),
     (TeckoError, 500, "Internal error"),
 )

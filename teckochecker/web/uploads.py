@@ -103,12 +103,9 @@ async def stored_archive(app: App, packed: bytes, entrypoint: str, field: str) -
     folder = app.settings.scripts
     path = await app.lanes.run(Lane.CARE, partial(_spooled, folder, packed))
     try:
-        accept = partial(archive.accept, path, folder, entrypoint=entrypoint)
-        return await app.lanes.archive(accept)
+        return await app.lanes.archive(partial(archive.take, path, folder, entrypoint=entrypoint))
     except InvalidInput as error:
         raise _fault(field, str(error)) from error
-    finally:
-        path.unlink(missing_ok=True)
 
 
 async def stored_text(app: App, text: str, entrypoint: str) -> Script:

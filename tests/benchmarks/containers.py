@@ -24,8 +24,9 @@ from tests.benchmarks.api import CLIENTS, PATHS, load
 from tests.benchmarks.figures import Figure, percentile
 from tests.benchmarks.harness import Daemon, Failed, installation, say, simulated, wait_for
 from tests.benchmarks.lag import JOBS, begin
+from tests.benchmarks.load import Answered
 from tests.benchmarks.seeding import due_at
-from tests.sandboxed import WHEEL, wheel
+from tests.sandboxed import WHEEL, purge, wheel
 
 MANY, PLACES = 100, 50
 THREADS = (2, 4, 8, 16, 50)
@@ -59,24 +60,30 @@ def run_beside(quick: bool) -> list[Figure]:
     rounds, seconds = (1, 1.5) if quick else (5, 4.0)
     with simulated() as openai, engine(), with_scripts(openai) as daemon:
         begin(daemon, JOBS, 3600)
+        ((job,),) = daemon.rows("SELECT max(id) FROM jobs WHERE kind = 'polling'")
+        paths = [path.format(job=job) for path in PATHS.values()]
+        readers = (paths * CLIENTS)[:CLIENTS]
+        alone = [_p99_ms(load(daemon, seconds, readers, [])) for _ in range(rounds)]
         for number in range(PLACES):
             add(daemon, f"sleeps-{number}", SLEEPS, timeout_seconds=3600)
         wait_for("running scripts", lambda: containers(daemon) == PLACES, seconds=MOST_S)
         time.sleep(2)
-        ((job,),) = daemon.rows("SELECT max(id) FROM jobs WHERE kind = 'polling'")
-        paths = [path.format(job=job) for path in PATHS.values()]
         p99, memory = [], []
         for number in range(rounds):
-            answered = load(daemon, seconds, (paths * CLIENTS)[:CLIENTS], [])
-            p99.append(percentile([ms for _, ms, _ in answered], 99))
+            p99.append(_p99_ms(load(daemon, seconds, readers, [])))
             memory.append(daemon.pss_mb())
             say(f"round {number + 1} of {rounds}")
         if containers(daemon) != PLACES:
             raise Failed("the scripts didn't run all the time")
     return [
+        Figure(what="API without them: p99", unit="ms", rounds=alone),
         Figure(what="API beside 50 running checks: p99", unit="ms", rounds=p99, bar=100),
         Figure(what="1,000 jobs and 50 running checks", unit="MB", rounds=memory, bar=100),
     ]
+
+
+def _p99_ms(answered: list[Answered]) -> float:
+    return percentile([ms for _, ms, _ in answered], 99)
 
 
 def _one(daemon: Daemon, client: Any, rounds: int, each: int) -> list[Figure]:
@@ -188,13 +195,15 @@ def engine() -> Iterator[Any]:
 def with_scripts(*simulators: Any) -> Iterator[Daemon]:
     """A daemon that may use the engine, whose containers and images are removed afterwards."""
     settings = {name: text for name, text in os.environ.items() if name.startswith("DOCKER_")}
-    with installation(*simulators, MAX_CONCURRENT_CHECKS=PLACES, **settings) as daemon:
-        yield daemon
-        instance = instance_of(daemon)
-    client = docker.DockerClient.from_env()
-    for image in client.api.images(filters={"label": f"{INSTANCE}={instance}"}):
-        client.api.remove_image(image["Id"], force=True)
-    client.close()
+    instance = ""
+    try:
+        with installation(*simulators, MAX_CONCURRENT_CHECKS=PLACES, **settings) as daemon:
+            try:
+                yield daemon
+            finally:
+                instance = instance_of(daemon)
+    finally:
+        purge(instance)  # a busy machine lets a stop leave some for the next start
 
 
 def instance_of(daemon: Daemon) -> str:
