@@ -308,10 +308,11 @@ def _delivery_entry(
     message = f"{delivery.action}: {attempt.message}"
     if delivery.receipt and state is DeliveryState.DELIVERED:
         message += f" {delivery.receipt.url or delivery.receipt.id}"
+    ended = message if message.endswith((".", "!", "?")) else f"{message}."
     if delivery.next_attempt_at:
-        message += f" Tried again at {delivery.next_attempt_at:%Y-%m-%d %H:%M:%S} UTC."
+        message = f"{ended} Tried again at {delivery.next_attempt_at:%Y-%m-%d %H:%M:%S} UTC."
     elif state in USED_UP:
-        message += " Mend the cause, then redeliver."
+        message = f"{ended} Mend the cause, then redeliver."
     return Entry(status=status, message=message, duration_ms=duration_ms, opened=opened)
 
 

@@ -112,7 +112,8 @@ async def _check(app: App, work: CheckWork) -> None:
     timeout_s = source.timeout_s(job.source.doc, job.last_data)
     for wait_s in (*lifecycle.ENGINE_WAITS_S, None):
         outcome = await outside(app, lane, ask, timeout_s, job.source.origin)
-        if outcome.fault is not Fault.ENGINE or wait_s is None:
+        begun = isinstance(outcome, Finding) and outcome.execution is not None
+        if outcome.fault is not Fault.ENGINE or begun or wait_s is None:
             break
         await trio.sleep(wait_s)
     opened = audit(secrets, roles)

@@ -415,7 +415,7 @@ def test_a_name_is_taken_by_one_kind_only(shell: Shell) -> None:
     (other,) = refused(shell, f"custom_checks:{CUSTOM.replace('exports', 'nightly')}")
     (twice,) = refused(shell, BOTH.replace("exports", "nightly"))
 
-    assert other.startswith("'nightly', name: job 1 has it, and is a polling")
+    assert other.startswith("'nightly', name: job 1 has it, and is a polling job")
     assert "stands in this file twice" in twice
 
 

@@ -472,7 +472,7 @@ def test_an_error_is_told_with_its_cause_its_remedy_and_the_request_id(
     found = source.check(spec(), context())
     assert found.fault is Fault.NOT_FOUND
     assert found.message == (
-        "OpenAI answered 404: No batch found with id 'batch_a'.; check the batch id and whose key "
+        "OpenAI answered 404: No batch found with id 'batch_a'; check the batch id and whose key "
         f"it is (request req_{1:032x})"
     )
     assert json.loads(found.detail or "")["error"]["type"] == "invalid_request_error"
@@ -528,7 +528,7 @@ def test_a_wrong_key_is_refused(source: Source) -> None:
         source.test(Secret("sk-wrong-key-0123456789"), {}, NOW)
     assert raised.value.fault is Fault.CREDENTIALS
     assert str(raised.value).startswith(
-        "OpenAI answered 401: Incorrect API key provided: ***.; check the secret"
+        "OpenAI answered 401: Incorrect API key provided: ***; check the secret"
     )
 
 

@@ -71,6 +71,7 @@ def error_of(reply: Reply, now: datetime, *, started: bool = False) -> KeboolaEr
     where = f" (exceptionId {exception_id})" if exception_id else ""
     fault = _fault(reply.status_code)
     hint = "; check the secret with `secret test`" if fault is Fault.CREDENTIALS else ""
+    said = said.rstrip(".") if hint else said
     return KeboolaError(
         f"Keboola answered {reply.status_code}: {said}{hint}{where}",
         fault,

@@ -22,13 +22,14 @@ from teckochecker.cli.declaration import CUSTOM_CHECK, POLLING, Entry, Written
 from teckochecker.cli.exits import Exit, Refusal
 from teckochecker.cli.input import Yes, confirmed
 from teckochecker.cli.job_fields import PATHS, Secrets
-from teckochecker.cli.output import Output, answer, note, say, show_table
+from teckochecker.cli.output import Output, answer, counted, note, say, show_table
 from teckochecker.errors import FieldError, FolderError, InvalidInput, TeckoError
 
 Document = Mapping[str, Any]
 Deed = Literal["create", "change", "unchanged", "ended", "delete"]
 
 PAGE: Final = 1000
+_KINDS: Final = {POLLING: "polling job", CUSTOM_CHECK: "custom check"}
 _JUDGE: Final = "only_judged_by_apply"  # no field of a job, so that the API refuses the document
 _SCRIPT_FIELDS: Final = ("script", "script_path")
 _LATER: Final = "the script's content"  # in the plan; it is sent as a file
@@ -101,9 +102,10 @@ def apply(
 ) -> int:
     """Create and change jobs, so that they are as a file has them.
 
-    Jobs are found by name among those that haven't ended. A field that the file leaves out
-    has its default. A job that has ended as the file has it stays ended. Nothing is
-    changed unless the whole file is good; applied again, it changes nothing.
+    Jobs are found by name among those that haven't ended. A field that the file
+    leaves out has its default. A job that has ended as the file has it stays ended.
+    Nothing is changed unless the whole file is good; applied again, it changes
+    nothing.
 
     Example: teckochecker apply -f jobs.yaml --dry-run
     """
@@ -114,7 +116,11 @@ def apply(
         _show(steps, output, applied=False)
         return Exit.OK
     doomed = [step for step in steps if step.deed == "delete"]
-    if doomed and not yes and not confirmed(f"Delete {len(doomed)} jobs: {_names(doomed)}?"):
+    if (
+        doomed
+        and not yes
+        and not confirmed(f"Delete {counted(len(doomed), 'job')}: {_names(doomed)}?")
+    ):
         return Exit.FAILURE
     _do([step for step in steps if step.deed in ("create", "change", "delete")])
     _show(steps, output, applied=True)
@@ -191,7 +197,7 @@ def _ended(entry: Entry) -> Document | None:
 def _faults(entry: Entry, job: Document | None, secrets: Secrets) -> Iterator[FieldError]:
     """What the API would tell only while it does it."""
     if job is not None and job["kind"] != entry.kind:
-        yield entry.fault("name", f"job {job['id']} has it, and is a {job['kind']}")
+        yield entry.fault("name", f"job {job['id']} has it, and is a {_KINDS[job['kind']]}")
     given = {name.removesuffix("_id"): value for name, value in entry.fields.items()}
     for place, wanted, type_ in job_fields.mentions(given):
         name = str(secrets.named(wanted))

@@ -21,6 +21,7 @@ from teckochecker.cli.input import Yes, confirmed
 from teckochecker.cli.output import (
     Output,
     answer,
+    counted,
     local_time,
     note,
     printable,
@@ -84,9 +85,9 @@ def create(
 def restore(path: BackupPath, /, *, yes: Yes = False, output: Output = "table") -> int:
     """Replace database and scripts by those of a backup; the daemon must be stopped.
 
-    The backup is read in full before, and SECRET_KEY must be the one it was made with.
-    The database that it replaces is kept in `backups`. It also takes the copies there
-    that an upgrade or a restore has made.
+    The backup is read in full before, and SECRET_KEY must be the one it was made
+    with. The database that it replaces is kept in `backups`. It also takes the
+    copies there that an upgrade or a restore has made.
 
     Example: teckochecker backup restore /mnt/backups/teckochecker.tar.gz
     """
@@ -112,7 +113,7 @@ def restore(path: BackupPath, /, *, yes: Yes = False, output: Output = "table") 
     answer(
         json.dumps(document).encode(),
         output,
-        lambda: say(f"Restored {done.database} with {done.scripts} scripts{kept}."),
+        lambda: say(f"Restored {done.database} with {counted(done.scripts, 'script')}{kept}."),
     )
     note(f"Note: {AGAIN}")
     if not token_fits:
@@ -181,8 +182,8 @@ def _progress() -> Callable[[str], None]:
 
 
 def _say_made(made: Made) -> None:
-    scripts = made.manifest.scripts
-    say(f"{made.path}: {_size(made.size_bytes)}, the database and {scripts} scripts.")
+    scripts = counted(made.manifest.scripts, "script")
+    say(f"{made.path}: {_size(made.size_bytes)}, the database and {scripts}.")
 
 
 def _described(manifest: Manifest) -> dict[str, object]:
@@ -213,7 +214,7 @@ def _unfit(found: Unpacked, settings: Settings) -> str | None:
 def _question(found: Unpacked, settings: Settings) -> str:
     made = found.manifest.created_at if found.manifest else None
     when = f" of {local_time(_rfc3339(made))}" if made else ""
-    return f"Replace {settings.database} by the backup{when} ({found.facts.jobs} jobs)?"
+    return f"Replace {settings.database} by the backup{when} ({counted(found.facts.jobs, 'job')})?"
 
 
 def _token_fits(found: Unpacked) -> bool:

@@ -114,11 +114,12 @@ def status(*, output: Output = "table") -> int:
 
     Example: teckochecker status
     """
-    how = health(environment.url() or _running(environment.home()).url)
+    url = environment.url() or _running(environment.home()).url
+    how = health(url)
     found = how.document()
     stats = call("GET", "/api/stats")
     both = b'{"health":%b,"stats":%b}' % (how.body, stats.body)
-    answer(both, output, lambda: show_fields(_status_fields(found, stats.document())))
+    answer(both, output, lambda: show_fields(_status_fields(url, found, stats.document())))
     return Exit.FAILURE if found["status"] == "failing" else Exit.OK
 
 
@@ -216,11 +217,12 @@ def _still(home: Path, name: str, pid: int) -> bool:
 
 
 def _status_fields(
-    health: Mapping[str, Any], stats: Mapping[str, Any]
+    url: str, health: Mapping[str, Any], stats: Mapping[str, Any]
 ) -> Iterator[tuple[str, object]]:
     yield "Status", health["status"]
     for reason in health["reasons"]:
         yield "Reason", reason
+    yield "Address", url
     yield "Version", health["version"]
     yield "Uptime", f"{health['uptime_seconds']:.0f} s"
     scheduler = health["scheduler"]

@@ -32,8 +32,8 @@ def doctor(
 ) -> int:
     """Look for what is wrong, and say how to mend it: exit code 1 if anything is bad.
 
-    It looks at settings, key, database, disk, clock, port, backups, git and the Docker
-    engine, and reaches for every service that an active job uses.
+    It looks at settings, key, database, disk, clock, port, backups, git and the
+    Docker engine, and reaches for every service that an active job uses.
 
     Example: teckochecker doctor
     """

@@ -106,9 +106,12 @@ def origins(flags: Mapping[str, str] | None = None) -> dict[str, Origin]:
 
 
 def program() -> list[str]:
-    """The command that starts this program again."""
+    """The command that starts this program again.
+
+    Without `-P` a folder `teckochecker` where the user stands would be taken for it.
+    """
     frozen = getattr(sys, "frozen", False)
-    return [sys.executable] if frozen else [sys.executable, "-m", "teckochecker"]
+    return [sys.executable] if frozen else [sys.executable, "-P", "-m", "teckochecker"]
 
 
 def of_child() -> dict[str, str]:

@@ -6,7 +6,15 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from teckochecker.cli.output import local_time, printable, say, show_fields, show_table
+from teckochecker.cli.output import (
+    from_now,
+    is_narrow,
+    local_time,
+    printable,
+    say,
+    show_fields,
+    show_table,
+)
 
 Document = Mapping[str, Any]
 
@@ -25,10 +33,14 @@ def show_jobs(page: Document, command: str, *, all_: bool) -> None:
     if not jobs:
         say(_no_jobs(page, command, all_=all_))
         return
-    show_table(
-        ("ID", "Name", "Status", "Checks", "Interval", "Last check", "Result", "Next check"),
-        (_job_row(job) for job in jobs),
-    )
+    if is_narrow():
+        columns = ("ID", "Name", "Status", "Last check", "Result", "Next check")
+        show_table(columns, (_short_row(job) for job in jobs))
+    else:
+        show_table(
+            ("ID", "Name", "Status", "Checks", "Interval", "Last check", "Result", "Next check"),
+            (_job_row(job) for job in jobs),
+        )
     _say_rest(page, len(jobs))
 
 
@@ -86,7 +98,9 @@ def show_deliveries(page: Document) -> None:
 
 
 def outcome_line(job: Document) -> str:
-    return f"Job {named(job)} is {state(job)}: {job['last_check_status'] or 'not checked yet'}."
+    verdict = job["last_check_status"] or "not checked yet"
+    why = f"; {printable(job['status_reason']).rstrip('.')}" if job["status_reason"] else ""
+    return f"Job {named(job)} is {state(job)}: {verdict}{why}."
 
 
 def _no_jobs(page: Document, command: str, *, all_: bool) -> str:
@@ -115,6 +129,17 @@ def _job_row(job: Document) -> tuple[object, ...]:
         local_time(job["last_check_at"]),
         job["last_check_status"],
         local_time(job["next_check_at"]),
+    )
+
+
+def _short_row(job: Document) -> tuple[object, ...]:
+    return (
+        job["id"],
+        job["name"],
+        state(job),
+        from_now(job["last_check_at"]),
+        job["last_check_status"],
+        from_now(job["next_check_at"]),
     )
 
 
@@ -219,7 +244,7 @@ def _batch_row(batch: Document) -> tuple[object, ...]:
     done = f"{counts.get('completed', 0)}/{counts['total']}" if counts.get("total") else None
     return (
         batch["batch_id"],
-        batch["status"] or "not asked yet",
+        batch["status"] or "unknown yet",
         done,
         counts.get("failed"),
         batch["output_file_id"],

@@ -60,8 +60,8 @@ def create(
 ) -> int:
     """Create a job; its first check runs at once.
 
-    Name, batch and its secret are required, and what to trigger: a Keboola job (secret, stack
-    and configuration), a webhook (URL), or both.
+    Name, batch and its secret are required, and what to trigger: a Keboola job
+    (secret, stack and configuration), a webhook (URL), or both.
 
     Example: teckochecker job create --name nightly --batch-id batch_abc123
       --openai-secret openai-prod --keboola-secret keboola-prod

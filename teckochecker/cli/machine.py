@@ -42,8 +42,7 @@ def init(*, output: Output = "table") -> int:
     home = environment.home()
     parts = [_folder(home), *_parts(home)]
     document = {"home": str(home), "parts": [asdict(part) for part in parts]}
-    rows = [(part.state, part.path, part.what) for part in parts]
-    answer(_json(document), output, lambda: show_table(("State", "Path", "What"), rows))
+    answer(_json(document), output, lambda: _show_parts(parts))
     return Exit.OK
 
 
@@ -89,7 +88,6 @@ def new(*, output: Output = "table") -> int:
 
 
 def completion(
-    *,
     shell: Annotated[Shell | None, Parameter(help="Yours (SHELL) where it isn't given.")] = None,
 ) -> int:
     """Print the script that completes commands and options in a shell.
@@ -99,7 +97,7 @@ def completion(
       "${fpath[1]}/_teckochecker"
       ~/.config/fish/completions/teckochecker.fish
 
-    Example: teckochecker completion --shell bash
+    Example: teckochecker completion bash
     """
     from teckochecker.cli.program import program
 
@@ -109,6 +107,13 @@ def completion(
             say(program().generate_completion(shell=known).rstrip("\n"))
             return Exit.OK
     raise InvalidInput(f"There is no completion for {wanted or 'an unknown shell'}: give --shell.")
+
+
+def _show_parts(parts: list[Part]) -> None:
+    rows = [(part.state, part.path, part.what) for part in parts]
+    show_table(("State", "Path", "What"), rows)
+    if any(part.state == "made" for part in parts):
+        say("Next: store keys with `teckochecker secret add`, then `teckochecker start --detach`.")
 
 
 def _parts(home: Path) -> list[Part]:

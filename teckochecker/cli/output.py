@@ -7,9 +7,11 @@ and from other people, so what isn't printable is replaced before a terminal see
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
+from io import StringIO
 from typing import Annotated, Any, Final, Literal
 
 from cyclopts import Parameter
@@ -22,6 +24,42 @@ Output = Annotated[
     Parameter(help="Tables for people (default), or the API's JSON as it came."),
 ]
 _UNBOUNDED: Final = 100_000  # columns of a pipe: nothing is cut or wrapped there
+_NARROW: Final = 110  # with fewer columns lists of jobs say less, each in one line
+_OPTIONS: Final = {  # what the API calls otherwise
+    **{
+        name: f"--{name}"
+        for name in ("kind", "limit", "name", "network", "offset", "status", "type")
+    },
+    "batch_ids": "--batch-id",
+    "openai_secret": "--openai-secret",
+    "openai_base_url": "--openai-base-url",
+    "max_failed_percent": "--max-failed-percent",
+    "poll_interval_seconds": "--poll-interval",
+    "trigger_on": "--trigger-on",
+    "keboola_secret": "--keboola-secret",
+    "keboola_stack_url": "--keboola-stack",
+    "keboola_component_id": "--component-id",
+    "keboola_configuration_id": "--config-id",
+    "keboola_variables": "--variable",
+    "webhook_url": "--webhook-url",
+    "webhook_method": "--webhook-method",
+    "webhook_headers": "--webhook-header",
+    "webhook_query_params": "--webhook-query",
+    "webhook_signing_secret": "--webhook-signing-secret",
+    "webhook_timeout_seconds": "--webhook-timeout",
+    "script_runtime": "--runtime",
+    "script_entrypoint": "--entrypoint",
+    "script_git_url": "--git-url",
+    "script_git_branch": "--git-branch",
+    "script_git_subfolder": "--git-subfolder",
+    "script_git_secret": "--git-secret",
+    "check_params": "--param",
+    "env_vars": "--env",
+    "timeout_seconds": "--timeout",
+    "resource_limits.memory_mb": "--memory-mb",
+    "resource_limits.cpu_cores": "--cpu-cores",
+    "max_consecutive_errors": "--max-consecutive-errors",
+}
 
 
 def say(text: str) -> None:
@@ -44,10 +82,17 @@ def answer(body: bytes, output: str, show: Callable[[], None]) -> None:
 
 
 def complain(error: TeckoError) -> None:
-    """An error as a line, and one more for each field that it names."""
-    note(f"Error: {printable(str(error))}")
-    for field, message in _field_errors(error):
-        note(f"  {printable(field)}: {printable(message)}")
+    """An error as a line, or one for each field that it is about."""
+    said, faults = str(error), _faults(error)
+    repeats = any(said.startswith(f"{field} {message}") for field, message in faults[:1])
+    lines = [f"{_OPTIONS.get(field, field)}: {message}" for field, message in faults]
+    if repeats and len(lines) == 1:
+        said = lines.pop()
+    elif repeats:
+        said = f"{len(lines)} things must be mended:"
+    note(f"Error: {printable(said)}")
+    for line in lines:
+        note(f"  {printable(line)}")
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -81,6 +126,28 @@ def local_time(text: str | None) -> str:
     return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
+def counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def is_narrow() -> bool:
+    """Whether a table of many columns would be wrapped."""
+    return sys.stdout.isatty() and shutil.get_terminal_size().columns < _NARROW
+
+
+def from_now(text: str | None) -> str:
+    """An instant of the API in a few letters, like `12 s ago` or `in 3 min`."""
+    if text is None:
+        return "-"
+    seconds = (datetime.fromisoformat(text) - datetime.now(UTC)).total_seconds()
+    size = round(abs(seconds))
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
+        if size >= 2 * length or length == 1:
+            count = f"{size // length} {unit}"
+            return f"in {count}" if seconds > 0 else f"{count} ago"
+    return "-"
+
+
 def printable(text: str) -> str:
     """Without the characters that would steer a terminal."""
     return "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in text)
@@ -110,19 +177,21 @@ def _print(renderable: Any) -> None:
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else _UNBOUNDED
-    console = Console(width=width, highlight=False, markup=False, emoji=False)
+    made = StringIO()  # `write` alone writes to standard output
+    terminal = sys.stdout.isatty() or None  # None leaves it to FORCE_COLOR
+    common: Any = {"file": made, "force_terminal": terminal, "width": width, "emoji": False}
+    console = Console(**common, highlight=False, markup=False)
     if console.no_color:  # NO_COLOR; rich would leave bold letters
-        console = Console(width=width, color_system=None, markup=False, emoji=False)
-    with console.capture() as captured:
-        console.print(renderable)
-    say("\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n")))
+        console = Console(**common, highlight=False, markup=False, color_system=None)
+    console.print(renderable)
+    say("\n".join(line.rstrip() for line in made.getvalue().rstrip("\n").split("\n")))
 
 
 def _cell(value: object) -> str:
     return "-" if value is None or value == "" else printable(str(value))
 
 
-def _field_errors(error: TeckoError) -> tuple[tuple[str, str], ...]:
+def _faults(error: TeckoError) -> tuple[tuple[str, str], ...]:
     if isinstance(error, Refusal):
         return error.errors
     if isinstance(error, InvalidInput):

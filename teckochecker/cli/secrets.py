@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from teckochecker.cli.client import call, segment
-from teckochecker.cli.exits import Exit
+from teckochecker.cli.exits import Exit, Refusal
 from teckochecker.cli.input import ValueFile, Yes, confirmed, secret_value
 from teckochecker.cli.output import Output, answer, local_time, printable, say, show_table
 from teckochecker.cli.rotation import rotate_key
@@ -67,7 +67,10 @@ def try_(
     """
     given = {"keboola_stack_url": stack, "openai_base_url": base_url}
     body = {name: value for name, value in given.items() if value is not None}
-    reply = call("POST", f"/api/admin/secrets/{segment(secret)}/test", body=body)
+    try:
+        reply = call("POST", f"/api/admin/secrets/{segment(secret)}/test", body=body)
+    except Refusal as refusal:
+        raise _by_option(refusal) from refusal
     found = reply.document()
     answer(reply.body, output, lambda: say(f"{_verdict(found)}: {printable(found['message'])}"))
     return Exit.OK if found["valid"] else Exit.FAILURE
@@ -97,6 +100,16 @@ def delete(secret: SecretName, /, *, yes: Yes = False) -> int:
     call("DELETE", f"/api/admin/secrets/{found['id']}")
     say(f"Secret {_named(found)} deleted.")
     return Exit.OK
+
+
+def _by_option(refusal: Refusal) -> Refusal:
+    """The same about the options of `test`, which a job's are not called."""
+    options = {"keboola_stack_url": "--stack", "openai_base_url": "--base-url"}
+    detail = str(refusal)
+    for field, option in options.items():
+        detail = detail.replace(field, option)
+    errors = tuple((options.get(field, field), message) for field, message in refusal.errors)
+    return Refusal(refusal.status, refusal.code, detail, errors)
 
 
 def _named(secret: Mapping[str, Any]) -> str:

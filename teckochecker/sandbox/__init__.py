@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from teckochecker.sandbox import images
-from teckochecker.sandbox.engine import DockerError, Engine, Host, ImageMissing
+from teckochecker.sandbox.engine import DockerError, Engine, Host, ImageMissing, RunCutOff
 from teckochecker.sandbox.images import Image, Missing
 from teckochecker.sandbox.prepared import Inspect, InstallFailed, Needs, Prepared
 from teckochecker.sandbox.runs import Program, Runs
@@ -28,6 +28,7 @@ __all__ = [
     "InstallFailed",
     "Missing",
     "Needs",
+    "RunCutOff",
     "RunRequest",
     "Sandbox",
 ]

@@ -33,6 +33,10 @@ class DockerError(OutsideError):
         super().__init__(message, Fault.ENGINE, answer=answer)
 
 
+class RunCutOff(DockerError):
+    """The engine went away while a container ran: whatever it did, it has begun."""
+
+
 class ImageMissing(DockerError):
     """The engine has no such image: it was never made, or somebody removed it."""
 

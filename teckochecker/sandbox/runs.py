@@ -25,7 +25,7 @@ import msgspec
 from teckochecker.domain import Value
 from teckochecker.errors import FolderError, InvalidInput
 from teckochecker.sandbox.container import Container, need_open_network, remove
-from teckochecker.sandbox.engine import SLOW_TIMEOUT_S, DockerError, Engine
+from teckochecker.sandbox.engine import SLOW_TIMEOUT_S, DockerError, Engine, RunCutOff
 from teckochecker.sandbox.settings import DEADLINE, GUEST, INSTANCE, JOB, RUN, Shape, settings
 from teckochecker.sandbox.stream import PIECE_BYTES, Capture, End, Frames, Sink, exchange
 
@@ -96,7 +96,7 @@ class Runs:
             if program.shape.network == "open":
                 need_open_network(self._engine, api)
             checkpoint()
-            with self._container(api, program.run_id, body) as container:
+            with self._container(api, program.run_id, body) as container, _begun(container):
                 end = _watched(container, program, pieces, Frames(stdout, stderr), checkpoint)
                 line = stderr.pick(nonce.encode())
                 ending = Ending(
@@ -204,6 +204,17 @@ def _watched(
     if end is End.CLOSED:
         container.ended()
     return end
+
+
+@contextmanager
+def _begun(container: Container) -> Iterator[None]:
+    """Tells a failure of the engine after the start from one before it."""
+    try:
+        yield
+    except DockerError as error:
+        if not container.started_at:
+            raise
+        raise RunCutOff(str(error), answer=error.answer) from error
 
 
 def _pieces(program: Program, nonce: str) -> Iterator[bytes]:

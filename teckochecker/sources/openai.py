@@ -192,8 +192,9 @@ def error_of(reply: Reply, now: datetime) -> OpenAIError:
         Fault.NOT_FOUND: "; check the batch id and whose key it is",
         Fault.QUOTA: "; the account has no credit left, so it is asked once an hour only",
     }.get(fault, "")
+    said = _without_key(said).rstrip(".") if hint else _without_key(said)
     return OpenAIError(
-        f"OpenAI answered {reply.status_code}: {_without_key(said)}{hint}{where}",
+        f"OpenAI answered {reply.status_code}: {said}{hint}{where}",
         fault,
         retry_after_s=retry_after_s(reply.headers.get("retry-after"), now),
         status_code=reply.status_code,

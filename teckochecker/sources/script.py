@@ -31,7 +31,7 @@ from teckochecker.domain import (
 )
 from teckochecker.errors import Fault, FolderError, InvalidInput, OutsideError
 from teckochecker.masking import Mask
-from teckochecker.sandbox import Needs, RunRequest, Sandbox
+from teckochecker.sandbox import Needs, RunCutOff, RunRequest, Sandbox
 from teckochecker.scripts import git, shelf
 from teckochecker.scripts.shelf import Script as Archive
 from teckochecker.sources.interface import CheckContext, Inspect
@@ -46,6 +46,7 @@ from teckochecker.sources.script_fields import (
 from teckochecker.validation import Fields, Parsed, mentioned_in, with_secrets
 from teckochecker.verdicts import Limits, RunResult
 
+MAX_LOGGED_BYTES: Final = 8 * 1024  # of a finding's data: ten thousand entries are kept per job
 STREAM_CHARS: Final = 4000  # of the end of each stream, kept with the log
 GIT_DEADLINE_S: Final = 60.0
 _PREPARING_S: Final = 900.0  # what installing and the engine may take beyond the script's time
@@ -142,7 +143,7 @@ class Script:
         )
         mask = mask_of(context)
         found = verdicts.finding(result, limits, mask)
-        return replace(found, execution=_execution(result, found, mask)), result
+        return replace(found, execution=execution_of(result, found, mask)), result
 
     def trial_url(self, fields: Fields) -> str:
         return ""
@@ -270,6 +271,7 @@ def not_run(error: OutsideError | InvalidInput | FolderError) -> Finding:
             fault=error.fault,
             retry_after_s=error.retry_after_s,
             detail=error.answer or None,
+            execution=Execution() if isinstance(error, RunCutOff) else None,
         )
     ours = isinstance(error, FolderError)  # such as a full disk; not to be held against the script
     fault = Fault.ENGINE if ours else Fault.MALFORMED
@@ -303,9 +305,13 @@ def _kept(found: Finding, previous: Document | None) -> Document | None:
     return both if len(msgspec.json.encode(both)) <= MAX_DATA_BYTES else None
 
 
-def _execution(result: RunResult, found: Finding, mask: Mask) -> Execution:
+def execution_of(result: RunResult, found: Finding, mask: Mask) -> Execution:
     told = found.verdict is not Verdict.ERROR or "raw_output" not in (found.data or {"raw_output"})
-    said = {"status": found.verdict.value, "message": found.message, "data": found.data}
+    data = found.data
+    size = len(msgspec.json.encode(data))
+    if size > MAX_LOGGED_BYTES:  # the job itself keeps the whole
+        data = {"left_out_bytes": size}
+    said = {"status": found.verdict.value, "message": found.message, "data": data}
     return Execution(
         exit_code=result.exit_code,
         peak_memory_bytes=result.peak_memory_bytes,

@@ -4,6 +4,7 @@ to them, so that a job never names a script that isn't there."""
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from teckochecker.web import wire
 from teckochecker.web.guard import BODY_BYTES
 from teckochecker.web.problems import TooLarge
 
+ROOM_BYTES: Final = 256 * 1024 * 1024  # must stay free: an upload unpacks to 64 MiB
 _SUFFIXES: Final = (".tgz", ".tar.gz")
 
 
@@ -119,6 +121,12 @@ async def stored_text(app: App, text: str, entrypoint: str) -> Script:
 
 def _spooled(folder: Path, packed: bytes) -> Path:
     with shelf.storing(folder):
+        free = shutil.disk_usage(folder).free
+        if free < ROOM_BYTES:
+            raise FolderError(
+                f"Only {free >> 20} MiB are free in {folder}, and {ROOM_BYTES >> 20} must be left "
+                f"for the database: make room."
+            )
         descriptor, name = tempfile.mkstemp(dir=folder, prefix=shelf.UNFINISHED)
         with os.fdopen(descriptor, "wb") as file:
             file.write(packed)

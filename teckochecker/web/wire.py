@@ -190,8 +190,13 @@ def _named(view: JobView) -> list[tuple[str, tuple[int, str]]]:
 def of_kind(view: JobView, kind: Kind) -> JobView:
     """`view`, unless the job is of the other kind: that one has a path of its own."""
     if view.job.kind is not kind:
-        path = "/api/custom-checks" if view.job.kind is Kind.CUSTOM_CHECK else "/api/jobs"
-        raise JobNotFound(f"Job {view.job.id} is a {view.job.kind}: it is at {path}/{view.job.id}.")
+        custom = view.job.kind is Kind.CUSTOM_CHECK
+        what = "custom check" if custom else "polling job"
+        path, command = ("custom-checks", "custom-check") if custom else ("jobs", "job")
+        raise JobNotFound(
+            f"Job {view.job.id} is a {what}: it is at /api/{path}/{view.job.id}, and told by "
+            f"`teckochecker {command} show {view.job.id}`."
+        )
     return view
 
 

@@ -140,7 +140,7 @@ function soon(iso) {
 
 function sentence(text) {
   const trimmed = text.trim();
-  return /[.!?)]$/.test(trimmed) ? trimmed : `${trimmed}.`;
+  return /[.!?]$/.test(trimmed) ? trimmed : `${trimmed}.`;
 }
 
 function countsIn(data) {
