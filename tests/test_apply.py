@@ -327,7 +327,7 @@ def test_others_are_left_alone_unless_they_shall_go(shell: Shell) -> None:
     asked = shell("apply", saved(shell, only), "--prune")
 
     assert asked.code == 1
-    assert "Delete 1 jobs: 'exports'?" in asked.err
+    assert "Delete 1 job: 'exports'?" in asked.err
     assert set(jobs(shell)) == {"nightly", "exports"}
     assert apply(shell, only, "--prune", "--yes")["exports"] == ("delete", [])
     assert set(jobs(shell)) == {"nightly"}

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ import pytest
 import structlog
 
 from teckochecker import cli
-from teckochecker.cli import duration, envfile
+from teckochecker.cli import duration, envfile, output
 from teckochecker.cli.exits import Refusal, TimedOut, exit_code
 from teckochecker.cli.program import program
 from teckochecker.config import NAMES, SETTINGS
@@ -243,6 +244,23 @@ def test_version_is_told_without_importing_the_command_line() -> None:
 
 
 @pytest.mark.slow
+def test_a_daemon_starts_beside_a_folder_of_its_name(stocked: Shell) -> None:
+    (stocked.machine.folder / "teckochecker").mkdir()  # as beside a checkout
+    program = Path(sys.executable).with_name("teckochecker")
+    for words in (("start", "--detach", "--port=0"), ("status",), ("stop",)):
+        done = subprocess.run(
+            [program, *words],
+            env=stocked.machine.env,
+            cwd=stocked.machine.folder,
+            capture_output=True,
+            text=True,
+            timeout=LONG_S,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
 def test_a_list_from_a_daemon_imports_neither_server_nor_client_library(stocked: Shell) -> None:
     with stocked.machine.started():
         code = (
@@ -358,6 +376,7 @@ def test_completion_knows_the_commands(shell: str, bare: Shell) -> None:
 def test_completion_is_for_the_users_own_shell(bare: Shell) -> None:
     bare.env(SHELL="/usr/bin/fish")
     assert bare.good("completion").out == bare.good("completion", "--shell", "fish").out
+    assert bare.good("completion").out == bare.good("completion", "fish").out
     bare.env(SHELL=None)
     assert bare("completion").code == 2
 
@@ -840,13 +859,35 @@ def test_a_job_is_made_of_its_options(stocked: Shell) -> None:
 def test_every_fault_of_a_new_job_is_told_at_once(stocked: Shell) -> None:
     done = stocked("job", "create", "--name=1", "--batch-id=b", "--poll-interval=0", *JOB[1:3])
     assert done.code == 2
-    assert [line.strip().split(":")[0] for line in done.err.splitlines()[1:]] == [
-        "name",
-        "poll_interval_seconds",
-        "batch_ids",
-        "keboola_stack_url",
-        "keboola_configuration_id",
+    first, *rest = done.err.splitlines()
+    assert first == "Error: 5 things must be mended:"
+    assert [line.strip().split(":")[0] for line in rest] == [
+        "--name",
+        "--poll-interval",
+        "--batch-id",
+        "--keboola-stack",
+        "--config-id",
     ]
+
+
+def test_one_fault_of_a_new_job_is_one_line_under_its_option(stocked: Shell) -> None:
+    done = stocked("job", "create", "--name=1", *JOB)
+    (line,) = done.err.splitlines()
+    assert line.startswith("Error: --name: must not be only digits")
+
+
+def test_faults_name_options_that_exist(bare: Shell) -> None:
+    told = "".join(
+        bare.good(*words, "--help").out
+        for words in (
+            ("job", "create"),
+            ("job", "list"),
+            ("custom-check", "create"),
+            ("secret", "add"),
+        )
+    )
+    missing = [option for option in output._OPTIONS.values() if f" {option} " not in told]
+    assert missing == []
 
 
 def test_a_variable_without_a_value_is_refused(stocked: Shell) -> None:
@@ -925,6 +966,37 @@ def test_times_are_shown_in_the_local_zone(stocked: Shell) -> None:
     assert re.search(
         r"Created +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d CES?T\n", stocked.good("job", "show", "1").out
     )
+
+
+@pytest.mark.slow
+def test_jobs_fit_a_small_terminal_a_line_each(stocked: Shell) -> None:
+    stocked.good("job", "create", "--name=nightly", *JOB)
+    stocked.good("job", "create", "--name=hourly", *JOB)
+    stocked.machine.env["NO_COLOR"] = "1"
+    with terminal(stocked.machine, "job", "list") as (ours, child):
+        shown = seen(ours)
+        assert child.wait(LONG_S) == 0
+    heading, hourly, nightly = shown.splitlines()
+    assert "Next check" in heading
+    assert re.match(r"2 +hourly +active \(polling\) +- +- +due now$", hourly)
+    assert re.match(r"1 +nightly +active ", nightly)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1.4, "1 s ago"),
+        (5.1, "in 5 s"),
+        (-119, "119 s ago"),
+        (200, "in 3 min"),
+        (-9000, "2 h ago"),
+        (200_000, "in 2 d"),
+    ],
+)
+def test_an_instant_is_told_from_now(seconds: float, text: str) -> None:
+    at = datetime.now(UTC) + timedelta(seconds=seconds)
+    assert output.from_now(at.isoformat()) == text
+    assert output.from_now(None) == "-"
 
 
 @pytest.mark.slow
@@ -1127,7 +1199,7 @@ def test_wait_says_that_nothing_will_come_without_a_daemon(stocked: Shell) -> No
     assert done.code == 20
     assert "No daemon runs" in done.err
     assert "teckochecker job resume 1" in done.err
-    assert done.out == "Job 1 'nightly' is paused: not checked yet.\n"
+    assert done.out == "Job 1 'nightly' is paused: not checked yet; paused by hand.\n"
 
 
 @pytest.mark.slow

@@ -168,7 +168,7 @@ def test_every_fault_of_a_new_custom_check_is_told_at_once(sh: Shell) -> None:
     done = sh("custom-check", "create", *options)
     assert done.code == 2
     told = {line.strip().split(":")[0] for line in done.err.splitlines()[1:]}
-    assert told == {"name", "script_runtime", "timeout_seconds", "script"}
+    assert told == {"--name", "--runtime", "--timeout", "--script"}
 
 
 def test_nothing_is_made_of_a_script_that_cannot_be_sent(sh: Shell) -> None:

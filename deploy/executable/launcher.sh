@@ -76,7 +76,9 @@ unpack() {
         refuse "$1" "$(printf '%s\n' "$said" | head -n 1)"
     else
         prune "$1"
-        whole "$1/$name" || rm -rf "${1:?}/$name"
+        # Only a damaged one goes. One that isn't there now may be the next moment, by another
+        # start, and is whole then: a rename brings it.
+        [ ! -e "$1/$name" ] || whole "$1/$name" || mv "$1/$name" "$new/damaged" 2>/dev/null
         # A rename: who starts at the same time sees all of it or nothing, and the first one stays.
         mv "$new/$name" "$1/" 2>/dev/null
         rm -rf "$new"

@@ -133,13 +133,14 @@ def _job_row(job: Document) -> tuple[object, ...]:
 
 
 def _short_row(job: Document) -> tuple[object, ...]:
+    due = from_now(job["next_check_at"])
     return (
         job["id"],
         job["name"],
         state(job),
         from_now(job["last_check_at"]),
         job["last_check_status"],
-        from_now(job["next_check_at"]),
+        "due now" if due.endswith("ago") else due,
     )
 
 

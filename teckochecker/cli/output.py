@@ -47,6 +47,7 @@ _OPTIONS: Final = {  # what the API calls otherwise
     "webhook_query_params": "--webhook-query",
     "webhook_signing_secret": "--webhook-signing-secret",
     "webhook_timeout_seconds": "--webhook-timeout",
+    "script": "--script",
     "script_runtime": "--runtime",
     "script_entrypoint": "--entrypoint",
     "script_git_url": "--git-url",
@@ -127,6 +128,7 @@ def local_time(text: str | None) -> str:
 
 
 def counted(number: int, thing: str) -> str:
+    """A number and its thing, like `1 script` or `2 scripts`."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
@@ -141,11 +143,10 @@ def from_now(text: str | None) -> str:
         return "-"
     seconds = (datetime.fromisoformat(text) - datetime.now(UTC)).total_seconds()
     size = round(abs(seconds))
-    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
-        if size >= 2 * length or length == 1:
-            count = f"{size // length} {unit}"
-            return f"in {count}" if seconds > 0 else f"{count} ago"
-    return "-"
+    units = {"d": 86_400, "h": 3600, "min": 60}
+    unit = next((unit for unit, length in units.items() if size >= 2 * length), "s")
+    count = f"{size // units.get(unit, 1)} {unit}"
+    return f"in {count}" if seconds > 0 else f"{count} ago"
 
 
 def printable(text: str) -> str:
