@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import teckochecker
+from teckochecker.cli import environment
 from teckochecker.config import NAMES, SETTINGS, Origin, Settings, resolve
 from teckochecker.errors import ConfigError
 from tests.conftest import SECRET_KEY
@@ -230,3 +231,20 @@ def test_what_is_resolved_can_be_read() -> None:
     settings = Settings.from_env({name: one.text for name, one in found.items()}, HOME)
 
     assert (settings.api_port, settings.log_level) == (3, "DEBUG")
+
+
+def test_what_the_env_file_of_the_present_folder_sets_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    for folder, texts in ((home, "API_PORT=9000\n"), (here, "API_PORT=1\nLOG_LEVEL=DEBUG\n")):
+        folder.mkdir()
+        (folder / ".env").write_text(texts)
+    monkeypatch.setenv("TECKOCHECKER_HOME", str(home))
+    monkeypatch.delenv("LOG_LEVEL", raising=False)
+    monkeypatch.chdir(here)
+
+    assert environment.set_here() == ["LOG_LEVEL"]
+
+    monkeypatch.chdir(home)
+    assert environment.set_here() == []

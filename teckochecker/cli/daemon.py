@@ -64,6 +64,8 @@ def start(
     """
     flags = {"API_HOST": host, "API_PORT": None if port is None else str(port)}
     given = {name: value for name, value in flags.items() if value is not None}
+    if not detached and (names := environment.set_here(given)):
+        note(f"Note: the file .env of this folder sets {', '.join(names)}.")
     if detach:
         return _start_detached(given, output)
     settings = environment.settings(given)

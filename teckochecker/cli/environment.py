@@ -105,6 +105,13 @@ def origins(flags: Mapping[str, str] | None = None) -> dict[str, Origin]:
     return resolve(list(_layers(flags or {})))
 
 
+def set_here(flags: Mapping[str, str] | None = None) -> list[str]:
+    """The settings that a `.env` of the present folder gives, which may be another program's."""
+    here = Path(".env").absolute()
+    found = origins(flags).items() if here != settings_file() else ()
+    return [name for name, one in found if one.layer.startswith(str(here))]
+
+
 def program() -> list[str]:
     """The command that starts this program again.
 

@@ -23,7 +23,9 @@ export function durations(checks) {
     return made;
   });
   const middle = [...shown].sort((a, b) => a.execution_time_ms - b.execution_time_ms)[Math.floor(shown.length / 2)].execution_time_ms;
-  const words = `How long the last ${plural(shown.length, "check")} took: half of them ${milliseconds(middle)} or less, at most ${milliseconds(Math.max(...shown.map((one) => one.execution_time_ms)))}.`;
+  const words = shown.length === 1
+    ? `The last check took ${milliseconds(middle)}.`
+    : `How long the last ${plural(shown.length, "check")} took: half of them ${milliseconds(middle)} or less, at most ${milliseconds(Math.max(...shown.map((one) => one.execution_time_ms)))}.`;
   return figure(words, axis(milliseconds(longest), milliseconds(longest / 2)), bars,
     ends(local(shown[0].created_at), shown.length > 1 ? local(shown.at(-1).created_at) : ""));
 }

@@ -108,7 +108,7 @@ function customFields(job, secrets, system, info, editing) {
   const entry = text("script_entrypoint", "Entry point", "The file that is run.", job.script_entrypoint, { placeholder: runtime === "python" ? "main.py" : "index.js" });
   const params = object("check_params", "Parameters", "A JSON object. {\"task_id\": \"42\"} arrives as the variable TASK_ID, and all of it as CHECK_PARAMS.", job.check_params, { placeholder: "{\"task_id\": \"42\"}" });
   const env = pairs("env_vars", "Environment", "Variables of the script. A value may be a secret: secret_ref: and its name.", job.env_vars, { secrets });
-  const interval = intervalField(job, system, "From 10 to 86400.");
+  const interval = intervalField(job, system, [10, 86400]);
   const trigger = triggerField(job, "terminal");
   const timeout = numeric("timeout_seconds", "Time limit", "Seconds for one run, 10 to 3600.", job.timeout_seconds, { placeholder: "300" });
   const memory = numeric("memory_mb", "Memory", "MB, 64 to 4096.", job.resource_limits?.memory_mb, { placeholder: "512" });
@@ -189,9 +189,11 @@ const nameField = (job) => text("name", "Name", "How you will find it again.", j
 const settingOf = (system, name) => system.settings.find((one) => one.name === name)?.value;
 const copyOf = (name) => { const [, start, number] = /^(.*?)(?: copy(?: (\d+))?)?$/.exec(name); return `${start} copy${name === start ? "" : ` ${Number(number ?? 1) + 1}`}`; };
 
-function intervalField(job, system, bounds) {
-  const low = settingOf(system, "MIN_POLL_INTERVAL"), high = settingOf(system, "MAX_POLL_INTERVAL");
-  return numeric("poll_interval_seconds", "Check every (seconds)", bounds ?? `From ${low} to ${high}.`, job.poll_interval_seconds, { placeholder: String(settingOf(system, "DEFAULT_POLL_INTERVAL") ?? 120) });
+/** The bounds are the settings', or `own` where those are narrower. */
+function intervalField(job, system, own = []) {
+  const low = Math.min(settingOf(system, "MIN_POLL_INTERVAL"), ...own.slice(0, 1));
+  const high = Math.max(settingOf(system, "MAX_POLL_INTERVAL"), ...own.slice(1));
+  return numeric("poll_interval_seconds", "Check every (seconds)", `From ${low} to ${high}.`, job.poll_interval_seconds, { placeholder: String(settingOf(system, "DEFAULT_POLL_INTERVAL") ?? 120) });
 }
 
 const triggerField = (job, otherwise) => choice("trigger_on", "Trigger on", "What counts as an end worth telling.", job.trigger_on ?? otherwise, { success: "success only", terminal: "any end, good or bad" });
