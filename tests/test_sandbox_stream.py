@@ -88,14 +88,19 @@ class TestExchange:
         assert out.stream().head == "600000 bytes"
 
     def test_it_reads_on_when_nobody_takes_what_is_sent(self) -> None:
+        read = threading.Event()
+
         def refuse(sock: socket.socket) -> None:
             sock.shutdown(socket.SHUT_RD)
             time.sleep(0.2)
             sock.sendall(framed(1, b"bye"))
+            sock.shutdown(socket.SHUT_WR)
+            read.wait(10)  # who closes with something unread resets the connection
 
         with engine_end(refuse) as sock:
             out = Capture()
             assert run(sock, Frames(out, Capture()), [b"a" * 10_000_000]) is End.CLOSED
+            read.set()
         assert out.stream().head == "bye"
 
     def test_it_ends_at_the_deadline(self) -> None:
