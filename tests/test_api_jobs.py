@@ -199,10 +199,8 @@ async def test_it_tells_all_faults_of_a_document_at_once(
 async def test_an_empty_document_is_told_what_is_required(api: Api) -> None:
     problem = await api("POST", "/api/jobs", {}, expect=400)
 
-    assert set(faults(problem)) == {
-        "name", "batch_ids", "openai_secret", "keboola_secret", "keboola_stack_url",
-        "keboola_configuration_id",
-    }  # fmt: skip
+    assert set(faults(problem)) == {"name", "batch_ids", "openai_secret", "keboola_stack_url"}
+    assert "or a webhook_url" in faults(problem)["keboola_stack_url"]
 
 
 @pytest.mark.parametrize("field", ["keboola_secret", "keboola_secret_id"])
@@ -634,10 +632,12 @@ async def test_null_is_refused_where_a_job_can_not_be_without(
 ) -> None:
     for field in (
         "name", "batch_id", "batch_ids", "openai_secret", "openai_secret_id", "keboola_secret",
-        "keboola_secret_id", "keboola_stack_url", "keboola_configuration_id",
+        "keboola_secret_id", "keboola_configuration_id",
     ):  # fmt: skip
         problem = await api("PUT", NIGHTLY, {field: None}, expect=400)
         assert faults(problem) == {field: "must not be null"}
+    problem = await api("PUT", NIGHTLY, {"keboola_stack_url": None}, expect=400)
+    assert "a job must trigger something" in faults(problem)["keboola_stack_url"]
     assert await api("GET", NIGHTLY) == job | {"logs": (await api("GET", NIGHTLY))["logs"]}
 
 

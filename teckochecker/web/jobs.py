@@ -60,7 +60,10 @@ def jobs(app: App) -> Blueprint:
 
 
 def polling_draft(app: App, fields: Fields) -> JobDraft:
-    actions = wanted_actions(app, fields) or [app.actions["keboola"].parse]  # it says what it needs
+    actions = wanted_actions(app, fields)
+    if not actions:
+        message = "is required, or a webhook_url: a job must trigger something"
+        fields.fault("keboola_stack_url", message)
     return job_draft(
         fields,
         Kind.POLLING,
