@@ -10,6 +10,7 @@ import os
 import random
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -81,11 +82,10 @@ def assemble(
     key = settings.secret_key
     refuse_weak_key(key.reveal())
     store = Store(settings.database, backups=settings.home / "backups")
-    try:
+    with ExitStack() as undo:
+        undo.callback(store.close)
         vault = open_vault(store, key, settings.secret_key_old)
-    except BaseException:
-        store.close()
-        raise
+        undo.pop_all()
     metrics = Metrics()
 
     def observe(lane: Lane, seconds: float) -> None:

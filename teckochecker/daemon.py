@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Final
 
@@ -49,20 +50,15 @@ def run(settings: Settings, announce: Announce, notifier: Notifier = SILENT) -> 
     Raises AlreadyRunning for a second daemon or a taken port, ConfigError for settings, key
     or database that don't fit, FolderError where nothing can be written.
     """
-    lock = DataLock(settings.home)
-    try:
-        listener = listen(settings.api_host, settings.api_port)
-        with listener:
-            app = assemble(settings)
-            try:
-                configure_logging(app.redaction, level=settings.log_level, file=settings.log_file)
-                trio.run(serve_app, app, listener, lock, announce, notifier)
-            except BaseExceptionGroup as group:
-                raise _reason(group) from group
-            finally:
-                app.close()
-    finally:
-        lock.release()
+    with ExitStack() as undo:
+        lock = DataLock(settings.home)
+        undo.callback(lock.release)
+        listener = undo.enter_context(listen(settings.api_host, settings.api_port))
+        app = assemble(settings)
+        undo.callback(app.close)
+        undo.push(_told)
+        configure_logging(app.redaction, level=settings.log_level, file=settings.log_file)
+        trio.run(serve_app, app, listener, lock, announce, notifier)
 
 
 async def serve_app(
@@ -136,6 +132,13 @@ async def _signals(app: App) -> None:
 async def _tell_stopping(app: App, notifier: Notifier) -> None:
     await app.stop.wait()
     notifier.stopping(app.settings.drain_s + 2 * OVERTIME_S)
+
+
+def _told(_kind: object, error: BaseException | None, _trace: object) -> bool:
+    """At the end of the tree: what ended it leaves as one error, where trio has a group."""
+    if isinstance(error, BaseExceptionGroup):
+        raise _reason(error) from error
+    return False
 
 
 def _reason(group: BaseExceptionGroup[BaseException]) -> BaseException:

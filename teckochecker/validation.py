@@ -30,10 +30,8 @@ _E = TypeVar("_E", bound=StrEnum)
 
 REQUIRED: Final = object()
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_SECRET_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _MENTION = re.compile(r"secret_ref:([A-Za-z0-9_.-]+)")
-_DIGITS = re.compile(r"[0-9]+")
-MAX_SECRET_BYTES = 64 * 1024
+DIGITS = re.compile(r"[0-9]+")
 MAX_DOCUMENT_KEYS = 100
 MAX_ERRORS = 1000  # what max_consecutive_errors may be
 MAX_UNKNOWN = 20  # fields that are named; a body may hold a hundred thousand
@@ -127,7 +125,7 @@ class Fields:
     def integer(self, name: str, low: int, high: int, *, default: object, unit: str = "") -> int:
         def checked(given: Any) -> int:
             if not isinstance(given, int) or isinstance(given, bool):
-                raise ValueError(f"must be a whole number, not {_kind(given)}")
+                raise ValueError(f"must be a whole number, not {kind_of(given)}")
             if not low <= given <= high:
                 raise ValueError(f"must be from {low} to {high}{unit and ' ' + unit}, not {given}")
             return given
@@ -138,7 +136,7 @@ class Fields:
     def number(self, name: str, low: float, high: float, *, default: object) -> float:
         def checked(given: Any) -> float:
             if not isinstance(given, int | float) or isinstance(given, bool):
-                raise ValueError(f"must be a number, not {_kind(given)}")
+                raise ValueError(f"must be a number, not {kind_of(given)}")
             if not low <= given <= high:
                 raise ValueError(f"must be from {low:g} to {high:g}, not {given:g}")
             return given
@@ -149,7 +147,7 @@ class Fields:
     def flag(self, name: str, *, default: bool) -> bool:
         def checked(given: Any) -> bool:
             if not isinstance(given, bool):
-                raise ValueError(f"must be true or false, not {_kind(given)}")
+                raise ValueError(f"must be true or false, not {kind_of(given)}")
             return given
 
         value: bool = self.value(name, default, checked, default)
@@ -159,7 +157,7 @@ class Fields:
         def checked(given: Any) -> _E:
             if isinstance(given, str) and given in {word.value for word in words}:
                 return words(given)
-            shown = repr(given) if isinstance(given, str) else _kind(given)
+            shown = repr(given) if isinstance(given, str) else kind_of(given)
             raise ValueError(f"must be one of {', '.join(words)}, not {shown[:60]}")
 
         value: _E = self.value(name, default, checked, next(iter(words)))
@@ -170,7 +168,7 @@ class Fields:
 
         def checked(given: Any) -> list[str]:
             if not isinstance(given, list):
-                raise ValueError(f"must be a list, not {_kind(given)}")
+                raise ValueError(f"must be a list, not {kind_of(given)}")
             if not low <= len(given) <= high:
                 raise ValueError(f"must hold {low} to {high} entries, not {len(given)}")
             texts = [check(one_line(item, 1000)) for item in given]
@@ -186,7 +184,7 @@ class Fields:
 
         def checked(given: Any) -> dict[str, Any]:
             if not isinstance(given, dict):
-                raise ValueError(f"must be an object, not {_kind(given)}")
+                raise ValueError(f"must be an object, not {kind_of(given)}")
             if len(given) > MAX_DOCUMENT_KEYS:
                 raise ValueError(f"must have at most {MAX_DOCUMENT_KEYS} keys, not {len(given)}")
             for key in given:
@@ -205,7 +203,7 @@ class Fields:
             if isinstance(given, int) and not isinstance(given, bool):
                 return given
             text = one_line(given, MAX_NAME_CHARS)
-            return int(text) if _DIGITS.fullmatch(text) and len(text) < 19 else text
+            return int(text) if DIGITS.fullmatch(text) and len(text) < 19 else text
 
         by_id = f"{role}_id"
         name = self.spelling(role, by_id)
@@ -223,7 +221,7 @@ class Fields:
             SecretRef(
                 role=f"secret_ref:{wanted}",
                 field=name,
-                wanted=int(wanted) if _DIGITS.fullmatch(wanted) and len(wanted) < 19 else wanted,
+                wanted=int(wanted) if DIGITS.fullmatch(wanted) and len(wanted) < 19 else wanted,
                 type=None,
                 fresh=name in self._given,
             )
@@ -242,7 +240,7 @@ class Fields:
 def one_line(given: Any, max_chars: int) -> str:
     """`given` as a text of one line, or ValueError with a sentence."""
     if not isinstance(given, str):
-        raise ValueError(f"must be text, not {_kind(given)}")
+        raise ValueError(f"must be text, not {kind_of(given)}")
     if not given.strip():
         raise ValueError("must not be blank")
     if len(given) > max_chars:
@@ -260,7 +258,7 @@ def job_name(text: str) -> str:
         raise ValueError("must not hold '/': names stand in addresses")
     if text in (".", ".."):
         raise ValueError("must not be '.' or '..': names stand in addresses")
-    if _DIGITS.fullmatch(text):
+    if DIGITS.fullmatch(text):
         raise ValueError("must not be only digits: a number addresses a job by its id")
     return text
 
@@ -332,61 +330,6 @@ def with_secrets(text: str, secrets: Mapping[str, Secret]) -> str:
     return _MENTION.sub(lambda found: secrets[found.group()].reveal(), text)
 
 
-class SecretDraft(Value, frozen=True, kw_only=True):
-    """A secret as somebody wants it added."""
-
-    name: str
-    type: SecretType
-    value: str
-
-
-def secret_name(text: str) -> str:
-    if not _SECRET_NAME.fullmatch(text):
-        raise ValueError("may hold letters, digits, '_', '.' and '-' only")
-    if text in (".", ".."):
-        raise ValueError("must not be '.' or '..': names stand in addresses")
-    if _DIGITS.fullmatch(text):
-        raise ValueError("must not be only digits: a number addresses a secret by its id")
-    return text
-
-
-def secret_draft(given: Document) -> SecretDraft:
-    fields = Fields(given)
-    name = fields.text("name", max_chars=MAX_NAME_CHARS, check=secret_name)
-    type_ = fields.choice("type", SecretType)
-    value = _secret_value(fields, type_)
-    fields.done("secret")
-    return SecretDraft(name=name, type=type_, value=value)
-
-
-def secret_value(given: Document, type_: SecretType) -> str:
-    """The new value of an existing secret: nothing else of it can change."""
-    fields = Fields(given)
-    value = _secret_value(fields, type_)
-    fields.done("change of a secret, whose value alone can be changed")
-    return value
-
-
-def _secret_value(fields: Fields, type_: SecretType) -> str:
-    """Keys travel in headers, so those of services must be one line of visible ASCII."""
-
-    def checked(given: Any) -> str:
-        if not isinstance(given, str):
-            raise ValueError(f"must be text, not {_kind(given)}")
-        if not given.strip():
-            raise ValueError("must not be blank")
-        if len(given.encode()) > MAX_SECRET_BYTES:
-            raise ValueError(f"must have at most {MAX_SECRET_BYTES} bytes")
-        if "\0" in given:
-            raise ValueError("must not hold a NUL character")
-        if type_ is not SecretType.GENERIC and not re.fullmatch(r"[\x21-\x7e]+", given):
-            raise ValueError("must be one line of visible ASCII without blanks")
-        return given
-
-    value: str = fields.value("value", REQUIRED, checked, "")
-    return value
-
-
 def _summary(thing: str, faults: list[FieldError]) -> str:
     first = faults[0]
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
@@ -404,5 +347,6 @@ _KINDS: Mapping[type, str] = {
 }
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """What kind of JSON value it is, for people."""
     return _KINDS.get(type(value), "something else")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-import pytest
+from tests.required import absent
 
 _NOT_FOUND = b'{"message": "No such image: hidden by a test"}'
 _ANSWER = (
@@ -28,7 +28,7 @@ class EngineProxy:
     def __init__(self, environment: Mapping[str, str]) -> None:
         target = environment.get("DOCKER_HOST", "unix:///var/run/docker.sock")
         if not target.startswith("unix://"):
-            pytest.skip("the engine isn't on a socket of this machine")
+            absent("docker", "the engine isn't on a socket of this machine")
         self._target = target.removeprefix("unix://")
         self._path = Path(f"/tmp/{uuid.uuid4().hex}.sock")
         self.address = f"unix://{self._path}"

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import docker
-import pytest
 
 from teckochecker.domain import Finding, JobId
 from teckochecker.masking import Mask
@@ -39,6 +38,7 @@ from teckochecker.sources import CheckContext, Script
 from teckochecker.sources.script import stored
 from teckochecker.validation import Fields
 from teckochecker.verdicts import Limits, RunResult, finding
+from tests.required import absent
 
 WHEEL = "tinydep-1.0-py3-none-any.whl"
 PROBES = Path(__file__).parent / "sandbox_probes"
@@ -63,11 +63,9 @@ def ready() -> Sandbox:
     Under TECKO_REQUIRE=docker it fails instead.
     """
     sandbox = Sandbox(ENVIRONMENT, TESTS, now)
-    absent = [one.message for one in sandbox.missing(()) if one.what == "engine"]
-    if absent and "docker" in os.environ.get("TECKO_REQUIRE", "").split(","):
-        pytest.fail(absent[0])
-    if absent:
-        pytest.skip(absent[0])
+    for one in sandbox.missing(()):
+        if one.what == "engine":
+            absent("docker", one.message)
     with Path(tempfile.gettempdir(), "teckochecker-test-images.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # test processes run side by side
         for runtime in RUNNERS:

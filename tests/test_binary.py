@@ -31,6 +31,7 @@ from teckochecker.lock import DAEMON, SUPERVISOR, Holder, holder
 from teckochecker.simulators import API_KEY, STORAGE_TOKEN, Keboola, OpenAI, Receiver
 from tests import sandboxed
 from tests.benchmarks.harness import wait_for
+from tests.required import absent
 
 ROOT = Path(__file__).parents[1]
 BUILT = ROOT / "dist" / "teckochecker"
@@ -41,7 +42,7 @@ IO = 74
 NEW_FOLDERS = ("/var/tmp", "/dev/shm")
 
 pytestmark = [pytest.mark.binary, pytest.mark.slow]
-as_root = pytest.mark.skipif(not IS_ROOT, reason="only root can mount folders")
+as_root = pytest.mark.usefixtures("root")
 
 
 @dataclass(frozen=True)
@@ -175,10 +176,14 @@ def built() -> None:
         problem = "dist/teckochecker isn't there: run `make binary`"
     elif build_is_stale():
         problem = "dist/teckochecker is older than its sources: run `make binary`"
-    if problem and "binary" in os.environ.get("TECKO_REQUIRE", "").split(","):
-        pytest.fail(problem)
     if problem:
-        pytest.skip(problem)
+        absent("binary", problem)
+
+
+@pytest.fixture
+def root() -> None:
+    if not IS_ROOT:
+        absent("binary", "only root can mount folders")
 
 
 @pytest.fixture

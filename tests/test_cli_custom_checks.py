@@ -382,8 +382,8 @@ def test_without_an_engine_commands_are_exit_6_and_say_what_to_do(bare: Shell) -
         ("--base=python",),
         ("--base=perl=image",),
         ("python", "--base=node=image"),
-        ("--index-url=https://me:password@pypi.example.com/simple",),
-        ("--registry=https://me@npm.example.com",),
+        ("--index-url=https://me:password@packages.example.com/python",),
+        ("--registry=https://me@packages.example.com/node",),
     ],
 )
 def test_a_build_that_is_asked_for_wrongly_is_exit_2(options: tuple[str, ...], bare: Shell) -> None:

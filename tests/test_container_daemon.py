@@ -30,6 +30,7 @@ from teckochecker.config import NAMES, SETTINGS
 from teckochecker.daemon import OVERTIME_S
 from tests.benchmarks.harness import wait_for
 from tests.conftest import SECRET_KEY
+from tests.required import absent
 from tests.sandboxed import ENVIRONMENT, TESTS, ca_bundle, engine, ready
 
 ROOT = Path(__file__).parent.parent
@@ -162,7 +163,7 @@ def test_compose_reads_the_file_as_this_test_does() -> None:
     try:
         subprocess.run([*compose, "version"], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        pytest.skip("the docker command has no plugin `compose`")
+        absent("compose", "the docker command has no plugin `compose`")
     given = {"DOCKER_GID": "4711"}
     done = subprocess.run(
         [*compose, "--file", str(DEPLOY / "compose.yaml"), "config", "--format", "json"],
@@ -195,7 +196,7 @@ def image() -> str:
     """The image's name, built anew where its sources have changed; the engine keeps the layers."""
     ready()  # skips without an engine; makes the images that checks run in
     if not ENVIRONMENT.get("DOCKER_HOST", "unix://").startswith("unix://"):
-        pytest.skip("the engine has no socket on this machine")
+        absent("docker", "the engine has no socket on this machine")
     base = os.environ.get("TECKO_BASE_PYTHON")
     client = engine()
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 import yaml
 
 from teckochecker.telemetry import Metrics
+from tests.required import absent
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"
@@ -180,10 +180,7 @@ def test_the_scrape_configuration_gives_the_token_in_a_file() -> None:
 def test_promtool_takes_it(arguments: tuple[str, ...]) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
-        reason = "promtool isn't installed: it comes with the package `prometheus`"
-        if "promtool" in os.environ.get("TECKO_REQUIRE", ""):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        absent("promtool", "promtool isn't installed: it comes with the package `prometheus`")
     done = subprocess.run(
         [promtool, *arguments], cwd=PROMETHEUS, capture_output=True, text=True, check=False
     )

@@ -16,8 +16,8 @@ PACKAGE = Path(teckochecker.__file__).parent
 NAME = PACKAGE.name
 LAYERS = {
     "core": {
-        "errors", "domain", "lifecycle", "outbox", "validation", "config", "masking", "addresses",
-        "verdicts",
+        "errors", "domain", "lifecycle", "outbox", "validation", "secret_fields", "config",
+        "masking", "addresses", "verdicts",
     },
     "edges": {
         "vault", "store", "http", "network", "scripts", "sandbox", "sources", "actions", "lock",

@@ -6,7 +6,6 @@ console, an answer that no test asked for, or a call to somebody else, fails the
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ from teckochecker.web.jobs import polling_draft
 from tests import sandboxed, screenshots
 from tests.benchmarks.harness import KEY, TOKEN, Daemon, add_secrets, wait_for
 from tests.browser import Watched, browser, chromium, watched
+from tests.required import absent
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -79,10 +79,7 @@ class Stage:
 @pytest.fixture(scope="module")
 def chrome() -> Iterator[Browser]:
     if chromium() is None:
-        reason = "no Chromium here: install it, or name it in CHROMIUM"
-        if "browser" in os.environ.get("TECKO_REQUIRE", "").split(","):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        absent("browser", "no Chromium here: install it, or name it in CHROMIUM")
     with browser() as made:
         yield made
 

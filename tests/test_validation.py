@@ -16,6 +16,7 @@ from teckochecker.addresses import Allowed
 from teckochecker.domain import JobDraft, Kind, SecretRef, SecretType, TriggerOn
 from teckochecker.errors import FieldError, InvalidInput
 from teckochecker.http import Http
+from teckochecker.secret_fields import secret_draft, secret_name, secret_value
 from teckochecker.sources import OpenAI
 from teckochecker.validation import (
     REQUIRED,
@@ -24,9 +25,6 @@ from teckochecker.validation import (
     job_draft,
     job_name,
     one_line,
-    secret_draft,
-    secret_name,
-    secret_value,
 )
 
 RULES = JobRules(min_interval_s=30, max_interval_s=3600, default_interval_s=120)

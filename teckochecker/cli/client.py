@@ -152,10 +152,9 @@ def _in_process(request: Request) -> Reply:
         headers = request.headers()
         try:
             return trio.run(_served, create_web(app), request, headers)
-        except BaseExceptionGroup as group:
-            if group.split(KeyboardInterrupt)[1] is None:
-                raise KeyboardInterrupt from None  # trio wraps it on its way through nurseries
-            raise
+        except* KeyboardInterrupt:  # trio wraps it on its way through nurseries
+            pass
+    raise KeyboardInterrupt
 
 
 async def _served(web: Asgi, request: Request, headers: Mapping[str, str]) -> Reply:

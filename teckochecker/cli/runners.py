@@ -52,7 +52,7 @@ def build(
 
     Example: teckochecker runners build python --ca-bundle company.pem
       --base python=registry.example.com/python:3.11
-      --index-url https://pypi.example.com/simple
+      --index-url https://packages.example.com/python
     """
     wanted = tuple(dict.fromkeys(runtimes)) or RUNTIMES
     bases = _bases(base, wanted)

@@ -6,6 +6,7 @@ worker threads only. `Store` opens the file and migrates it; its parts hold the 
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import apsw
@@ -46,11 +47,10 @@ class Store:
     def __init__(self, path: Path, *, backups: Path) -> None:
         _refuse_folder(path)
         self._database = Database(path)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._database.close)
             migrate(self._database, backups)
-        except BaseException:
-            self._database.close()
-            raise
+            undo.pop_all()
         self.jobs = Jobs(self._database)
         self.secrets = Secrets(self._database)
         self.deliveries = Deliveries(self._database)

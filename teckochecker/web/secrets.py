@@ -21,8 +21,9 @@ from teckochecker.errors import (
     OutsideError,
 )
 from teckochecker.lanes import Lane
+from teckochecker.secret_fields import secret_draft, secret_value
 from teckochecker.sources import Source
-from teckochecker.validation import Fields, secret_draft, secret_value
+from teckochecker.validation import Fields
 from teckochecker.vault import new_uid
 from teckochecker.web import schemas, wire
 
