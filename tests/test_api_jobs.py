@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from teckochecker.app import App, assemble
+from teckochecker.domain import Finding, Verdict
 from teckochecker.errors import Fault, KeboolaError
 from teckochecker.simulators import Batch, Keboola, OpenAI
 from tests.conftest import Api, eventually
@@ -34,6 +35,18 @@ async def job(api: Api, secrets: dict[str, int], job_fields: dict[str, Any]) -> 
 async def another(api: Api, fields: dict[str, Any], **changes: Any) -> dict[str, Any]:
     made: dict[str, Any] = await api("POST", "/api/jobs", fields | changes, expect=201)
     return made
+
+
+async def listed(api: Api) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (await api("GET", "/api/jobs"))["jobs"]
+    return found
+
+
+async def alone(api: Api) -> dict[str, Any]:
+    """The job `nightly` by itself, in the fields that a list shows."""
+    found: dict[str, Any] = await api("GET", NIGHTLY)
+    del found["logs"]
+    return found
 
 
 def faults(problem: dict[str, Any]) -> dict[str, str]:
@@ -433,7 +446,7 @@ async def test_a_job_of_the_other_kind_is_not_found_here_and_says_where_it_is(
         assert f"/api/custom-checks/{job['id']}" in problem["detail"]
 
 
-# States and verbs: decisions.md 1
+# States and verbs
 
 TABLE = {
     # state: (pause, resume, trigger): the status after it, or 409 and a word of its message
@@ -769,6 +782,40 @@ async def test_a_list_shows_the_same_documents_as_the_jobs_alone(
         alone = await api("GET", f"/api/jobs/{one['id']}")
         del alone["logs"]
         assert listed[one["id"]] == alone
+
+
+@pytest.mark.parametrize("state", INTO)
+async def test_a_list_shows_a_job_as_it_is_now(
+    app: App, api: Api, job: dict[str, Any], state: str
+) -> None:
+    assert await listed(api) == [job]
+
+    INTO[state](app, job["id"])
+
+    assert await listed(api) == [await alone(api)]
+
+
+async def test_a_list_shows_a_job_after_its_check_as_before(
+    app: App, api: Api, job: dict[str, Any]
+) -> None:
+    app.pulse.jobs[job["id"]] = "http://somewhere:80"
+    assert [one["phase"] for one in await listed(api)] == ["checking"]
+
+    del app.pulse.jobs[job["id"]]
+
+    assert [one["phase"] for one in await listed(api)] == ["polling"]
+
+
+async def test_a_list_shows_a_job_whose_fields_take_much_room(
+    app: App, api: Api, job: dict[str, Any]
+) -> None:
+    data = {"batches": [], "note": "x" * 10_000}
+    check(app, job["id"], Finding(verdict=Verdict.PENDING, message="Running.", data=data))
+    assert await listed(api) == [await alone(api)]
+
+    await api("POST", f"{NIGHTLY}/pause")
+
+    assert [one["status"] for one in await listed(api)] == ["paused"]
 
 
 async def test_a_list_can_be_filtered(api: Api, five: list[dict[str, Any]]) -> None:

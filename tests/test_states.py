@@ -44,7 +44,16 @@ from teckochecker.domain import (
     replace,
 )
 from teckochecker.errors import Fault, NameTaken, WrongState
-from teckochecker.store import Agenda, Busy, DeliveryDue, DeliveryWork, JobFilter, JobView, Store
+from teckochecker.store import (
+    Agenda,
+    Busy,
+    DeliveryDue,
+    DeliveryWork,
+    JobFilter,
+    JobView,
+    Store,
+    job_view,
+)
 from tests.parts import ACTION, NOW, SOURCE, Outcome, draft, failing, finding, secret_ref, sent
 
 K = TypeVar("K", JobId, DeliveryId)
@@ -328,7 +337,8 @@ class World:
     # What must always hold
 
     def jobs(self) -> dict[JobId, Job]:
-        views, _ = self.store.jobs.page(JobFilter(), ALL)
+        texts, _ = self.store.jobs.page(JobFilter(), ALL)
+        views = [job_view(text) for text in texts]
         return {view.job.id: view.job for view in views}
 
     def deliveries(self, job_id: JobId) -> list[Delivery]:

@@ -291,7 +291,7 @@ def test_metrics_have_the_names_that_are_documented() -> None:
     assert 'teckochecker_checks_total{source="openai",verdict="SUCCESS"} 1.0' in text
 
 
-# Health: decisions.md 8
+# Health
 
 
 def pulse(**changes: Any) -> Pulse:

@@ -17,7 +17,7 @@ from teckochecker.store.care import Care
 from teckochecker.store.database import Database
 from teckochecker.store.deliveries import Deliveries, DeliveryView, DeliveryWork
 from teckochecker.store.history import Beat, Beats, Counts, History, News
-from teckochecker.store.jobs import CheckWork, JobFilter, Jobs, JobView
+from teckochecker.store.jobs import CheckWork, JobFilter, Jobs, JobView, job_view
 from teckochecker.store.schema import migrate
 from teckochecker.store.secrets import SealedRole, Secrets
 
@@ -37,6 +37,7 @@ __all__ = [
     "SealedRole",
     "Store",
     "Totals",
+    "job_view",
     "sqlite_version",
 ]
 

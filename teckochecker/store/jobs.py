@@ -13,7 +13,6 @@ from teckochecker.domain import (
     MAX_ID,
     OPEN,
     SANDBOXED,
-    Delivery,
     Document,
     Entry,
     Job,
@@ -22,10 +21,10 @@ from teckochecker.domain import (
     Kind,
     LogRow,
     Page,
+    Receipt,
     SecretId,
     Status,
     Value,
-    replace,
 )
 from teckochecker.errors import JobNotFound, NameTaken
 from teckochecker.lifecycle import Change, held_back
@@ -61,18 +60,20 @@ _DELIVER_NOW: Final = (  # a look cut short begins anew: the pause between two i
     "WHERE job_id = ? AND state = 'pending'"
 )
 
-_SELECT_VIEWS: Final = f"SELECT group_concat({rows.JOB_AND_SECRETS}, ',') FROM jobs"
+_SELECT_VIEWS: Final = (  # JSON as we store it has no line ends within
+    f"SELECT group_concat({rows.JOB_VIEW}, char(10) ORDER BY id DESC) FROM jobs"
+)
 
 Decide = Callable[[Job, datetime | None], Change]
 """From the job as it is, and the time until which its secrets are held back, to its change."""
 
 
 class JobView(Value, frozen=True, kw_only=True):
-    """A job and what is shown beside it: its secrets by role, and its newest deliveries."""
+    """A job and what is shown beside it: its secrets by role, and what it started in Keboola."""
 
     job: Job
     secrets: Mapping[str, tuple[SecretId, str]]
-    deliveries: tuple[Delivery, ...] = ()
+    receipt: Receipt | None
 
 
 class CheckWork(Value, frozen=True, kw_only=True):
@@ -82,7 +83,8 @@ class CheckWork(Value, frozen=True, kw_only=True):
     secrets: tuple[secrets.SealedRole, ...]
 
 
-_decoder = msgspec.json.Decoder(list[JobView])
+job_view = msgspec.json.Decoder(JobView).decode
+"""Reads one of the texts of `Jobs.page`."""
 
 
 class JobFilter(Value, frozen=True, kw_only=True):
@@ -139,8 +141,11 @@ class Jobs:
             )
             return [rows.job(text) for (text,) in cursor]
 
-    def page(self, which: JobFilter, page: Page) -> tuple[list[JobView], int]:
-        """Newest first, and how many there are in all."""
+    def page(self, which: JobFilter, page: Page) -> tuple[list[str], int]:
+        """Newest first, each as the JSON that `job_view` reads, and how many there are in all.
+
+        The text of a job is the same as long as nothing of it changes.
+        """
         where, values = _condition(which)
         with self._database.read() as db:
             total = db.execute_sql(f"SELECT count(*) FROM jobs WHERE {where}", values)
@@ -149,7 +154,6 @@ class Jobs:
                 f"id IN (SELECT id FROM jobs WHERE {where} ORDER BY id DESC LIMIT ? OFFSET ?)",
                 (*values, page.limit, page.offset),
             )
-            found.sort(key=lambda view: view.job.id, reverse=True)
             return found, total.fetchone()[0]
 
     def change(self, wanted: int | str, decide: Decide, now: datetime) -> JobView:
@@ -249,28 +253,16 @@ def _missing(wanted: int | str) -> JobNotFound:
 
 
 def _view(db: Any, job_id: JobId) -> JobView:
-    return _views(db, "id = ?", (job_id,))[0]
+    return job_view(_views(db, "id = ?", (job_id,))[0])
 
 
 def _marks(values: Sequence[object]) -> str:
     return ",".join("?" * len(values))
 
 
-def _views(db: Any, condition: str, values: tuple[object, ...]) -> list[JobView]:
-    """In any order; the deliveries are looked up where there are any."""
+def _views(db: Any, condition: str, values: tuple[object, ...]) -> list[str]:
     (texts,) = db.execute_sql(f"{_SELECT_VIEWS} WHERE {condition}", values).fetchone()
-    views = _decoder.decode(f"[{texts or ''}]")
-    events = [view.job.event_id for view in views if view.job.event_id]
-    if not events:
-        return views
-    cursor = db.execute_sql(
-        f"SELECT {rows.DELIVERY_COLUMNS} FROM deliveries WHERE event_id IN ({_marks(events)})",
-        tuple(events),
-    )
-    sent: dict[int, list[Delivery]] = {}
-    for row in cursor:
-        sent.setdefault(row[1], []).append(rows.delivery(row))
-    return [replace(view, deliveries=tuple(sent.get(view.job.id, ()))) for view in views]
+    return texts.split("\n") if texts else []
 
 
 def refuse_taken(db: Any, name: str, mine: JobId | None) -> None:

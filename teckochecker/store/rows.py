@@ -118,11 +118,13 @@ JOB: Final = _object(
 
 For each row of its own apsw takes Python's lock anew, which waits while other threads work.
 """
-JOB_AND_SECRETS: Final = _object(
+JOB_VIEW: Final = _object(
     {
         "job": JOB,
         "secrets": "(SELECT json_group_object(role, json_array(secrets.id, secrets.name)) "
         "FROM job_secrets JOIN secrets ON secrets.id = secret_id WHERE job_id = jobs.id)",
+        "receipt": "ifnull((SELECT receipt FROM deliveries "
+        "WHERE event_id = jobs.event_id AND action = 'keboola'), 'null')",
     }
 )
 _job = msgspec.json.Decoder(Job)

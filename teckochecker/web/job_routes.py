@@ -45,6 +45,7 @@ class Documents:
 
 def add_common(app: App, routes: Blueprint, kind: Kind, documents: Documents) -> None:
     """The routes that need nothing but the kind of job."""
+    shown = wire.job_documents(app)
 
     async def verb(job: str, decide: Any, message: str) -> Response:
         now = app.now()
@@ -67,8 +68,7 @@ def add_common(app: App, routes: Blueprint, kind: Kind, documents: Documents) ->
 
         def read() -> Response:  # written out here too, so that the loop isn't kept by long lists
             found, total = app.store.jobs.page(which, wanted)
-            shown = [wire.job_document(app, view) for view in found]
-            return wire.encode(wire.paged("jobs", shown, total, wanted))
+            return wire.encode(wire.paged("jobs", list(map(shown, found)), total, wanted))
 
         return await app.lanes.run(Lane.READ, read)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import msgspec
@@ -18,22 +19,24 @@ from quart import Response, request
 from teckochecker import lifecycle
 from teckochecker.app import App
 from teckochecker.domain import (
-    Delivery,
     Document,
     Job,
+    JobId,
     Kind,
     LogRow,
     Page,
     Receipt,
 )
 from teckochecker.errors import FieldError, InvalidInput, JobNotFound, TeckoError
-from teckochecker.store import DeliveryView, JobView
+from teckochecker.store import DeliveryView, JobView, job_view
 from teckochecker.validation import MAX_UNKNOWN
 
 MAX_DEPTH: Final = 32
 MAX_NUMBER: Final = 2**53  # beyond it, readers of JSON disagree
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
+_REMEMBERED: Final = 1000  # documents of jobs
+_REMEMBERED_CHARS: Final = 4096  # of a job as stored; data may be much longer
 _ID: Final = re.compile(r"[0-9]{1,19}")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _NO_WEBHOOK: Final = {  # a custom check shows these fields without one, too
@@ -131,16 +134,44 @@ def paged(name: str, rows: Sequence[object], total: int, page: Page) -> dict[str
     return {name: rows, "total": total, "limit": page.limit, "offset": page.offset}
 
 
-def job_document(app: App, view: JobView) -> dict[str, object]:
-    """A job as the API shows it: its fields as they were given, and how it stands."""
+def job_documents(app: App) -> Callable[[str], msgspec.Raw]:
+    """From a stored view's text to the job's document, encoded.
+
+    Most jobs of a list are as they were at the last one: theirs aren't made anew.
+    """
+
+    def encoded(text: str, *, checking: bool | None = None) -> tuple[JobId, msgspec.Raw]:
+        view = job_view(text)
+        document = job_document(app, view, checking=checking)
+        return view.job.id, msgspec.Raw(_encoder.encode(document))
+
+    idle = lru_cache(maxsize=_REMEMBERED)(partial(encoded, checking=False))
+
+    def shown(text: str) -> msgspec.Raw:
+        if len(text) <= _REMEMBERED_CHARS:
+            job_id, document = idle(text)
+            if not app.pulse.checking(job_id):
+                return document
+        return encoded(text)[1]
+
+    return shown
+
+
+def job_document(app: App, view: JobView, *, checking: bool | None = None) -> dict[str, object]:
+    """A job as the API shows it: its fields as they were given, and how it stands.
+
+    `checking` says whether it is being checked, None asks the pulse.
+    """
     job = view.job
+    if checking is None:
+        checking = app.pulse.checking(job.id)
     source = app.sources[job.source.kind]
     document: dict[str, object] = {
         "id": job.id,
         "kind": job.kind,
         "name": job.name,
         "status": job.status,
-        "phase": lifecycle.phase(job, checking=app.pulse.checking(job.id)),
+        "phase": lifecycle.phase(job, checking=checking),
         "status_reason": job.status_reason,
         "poll_interval_seconds": job.interval_s,
         "trigger_on": job.trigger_on,
@@ -161,7 +192,7 @@ def job_document(app: App, view: JobView) -> dict[str, object]:
         "next_check_at": job.next_check_at if job.next_check_at and _polls(job) else None,
         "created_at": job.created_at,
         "completed_at": job.completed_at,
-        "keboola_job": _started(view.deliveries),
+        "keboola_job": view.receipt and _started(view.receipt),
     }
     return document
 
@@ -240,13 +271,7 @@ def _polls(job: Job) -> bool:
     return job.status == "active" and not job.delivering
 
 
-def _started(deliveries: Sequence[Delivery]) -> dict[str, object] | None:
-    receipts: list[Receipt] = [
-        one.receipt for one in deliveries if one.action == "keboola" and one.receipt
-    ]
-    if not receipts:
-        return None
-    receipt = receipts[0]
+def _started(receipt: Receipt) -> dict[str, object]:
     return {
         "id": receipt.id,
         "url": receipt.url,

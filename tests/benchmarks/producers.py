@@ -20,7 +20,7 @@ from teckochecker import lifecycle
 from teckochecker.domain import Finding, JobId, Page, Verdict
 from teckochecker.errors import StoreError
 from teckochecker.lanes import Lane, Lanes
-from teckochecker.store import JobFilter, Store
+from teckochecker.store import JobFilter, Store, job_view
 
 WARM_UP_S = 0.5
 FINDING = Finding(verdict=Verdict.PENDING, message="Batch is in_progress.", data={"batches": []})
@@ -80,8 +80,8 @@ async def produce(store: Store, seconds: float, pace: float | None) -> Producers
     with trio.move_on_after(WARM_UP_S + seconds):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(producers.read)
-            for view in jobs:
-                nursery.start_soon(producers.produce, view.job.id)
+            for text in jobs:
+                nursery.start_soon(producers.produce, job_view(text).job.id)
     return producers
 
 
