@@ -313,7 +313,8 @@ async def recorded(app: App, call: Callable[[], T], lane: Lane = Lane.STORE) -> 
             store_failed(app, error)
             await trio.sleep(STORE_PAUSE_S)
         else:
-            app.pulse.store_trouble = None
+            if lane is Lane.STORE:  # a full disk can be read
+                app.pulse.store_trouble = None
             return written
 
 

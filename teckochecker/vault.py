@@ -103,10 +103,6 @@ class Vault:
             raise _damaged(secret) from error
         return Secret(plain.decode(errors="surrogatepass"))
 
-    def needs_reseal(self, sealed: bytes) -> bool:
-        """Whether anything but the current key sealed these bytes."""
-        return sealed[:_HEAD_BYTES] != _MARK + self._current.id
-
     def reseal(self, secret: SealedSecret) -> bytes:
         """The same value sealed with the current key."""
         return self.seal(secret.uid, secret.type, self.open(secret))

@@ -18,6 +18,8 @@ import httpx
 import jsonschema
 import pytest
 import standardwebhooks
+import trio
+from trio.testing import wait_all_tasks_blocked
 
 from teckochecker.app import App, assemble
 from teckochecker.config import Settings
@@ -27,7 +29,7 @@ from teckochecker.scripts import shelf
 from teckochecker.simulators import Answer, Keboola, Receiver
 from teckochecker.sources.script_fields import MAX_VARIABLE_BYTES
 from teckochecker.validation import Fields
-from teckochecker.web import schemas
+from teckochecker.web import create_web, schemas
 from teckochecker.web.custom_checks import check_draft
 from tests.conftest import TOKEN, Api
 from tests.serving import CLOSE, exchange, raw, served, status_of
@@ -601,6 +603,47 @@ async def test_a_form_in_chunks_is_counted_as_it_comes(app: App, waiting: Any) -
 
     assert status_of(too_much) == 413
     assert status_of(enough) == 400
+
+
+async def test_four_uploads_are_held_at_a_time_and_the_others_wait(app: App, waiting: Any) -> None:
+    web, asked, more = create_web(app), [0], trio.Event()
+    answered: list[int] = []
+
+    async def upload() -> None:
+        body = iter([{"type": "http.request", "body": b"x", "more_body": True}])
+
+        async def receive() -> Any:
+            if (begun := next(body, None)) is not None:
+                asked[0] += 1
+                return begun
+            await more.wait()
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                answered.append(message["status"])
+
+        headers = [
+            (b"host", b"localhost"),
+            (b"authorization", f"Bearer {TOKEN}".encode()),
+            (b"content-type", b"multipart/form-data; boundary=x"),
+        ]
+        path = f"{GEMINI}/script/upload"
+        scope = {"type": "http", "http_version": "1.1", "method": "POST", "scheme": "http",
+                 "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "",
+                 "headers": headers, "server": ("localhost", 80), "client": ("127.0.0.1", 9),
+                 "asgi": {}, "extensions": {}}  # fmt: skip
+        await web(scope, receive, send)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(6):
+            nursery.start_soon(upload)
+        await wait_all_tasks_blocked(0.1)
+        begun = asked[0]
+        more.set()
+
+    assert (begun, asked[0]) == (4, 6)
+    assert answered == [400] * 6
 
 
 @pytest.mark.parametrize(

@@ -122,9 +122,10 @@ class Machine:
         return subprocess.Popen[bytes](self.command(*args), env=self.env, cwd=self.folder, **ends)
 
     @contextmanager
-    def started(self, *args: str) -> Iterator[str]:
-        """A daemon in the background, on a free port; its address."""
-        assert (done := self.program("start", "--detach", "--port=0", *args)).code == 0, done.err
+    def started(self, *args: str, port: str = "0") -> Iterator[str]:
+        """A daemon in the background, on a free port unless one is named; its address."""
+        done = self.program("start", "--detach", f"--port={port}", *args)
+        assert done.code == 0, done.err
         found = holder(self.home)
         assert found
         assert found.url
@@ -1190,6 +1191,47 @@ def test_wait_tells_the_outcome_by_its_exit_code(stocked: Shell) -> None:
             assert outcome("batch_bad") == 10
             assert outcome("batch_bad", "--trigger-on=terminal") == 10
             assert outcome("batch_slow", timeout="0") == 20
+
+
+def test_an_update_can_take_fields_away(stocked: Shell) -> None:
+    hook = ("--webhook-url=https://example.com/hook", "--max-failed-percent=5")
+    stocked.good("job", "create", "--name=nightly", *JOB, *hook)
+
+    stocked.good("job", "update", "nightly", "--clear=webhook_url", "--clear", "max-failed-percent")
+
+    shown = stocked.json("job", "show", "nightly")
+    assert "webhook_url" not in shown
+    assert shown["max_failed_percent"] == 100
+    for names, said in (
+        (("--clear=name",), "name"),
+        (("--clear=nothing",), "nothing"),
+        (("--clear=follow_up", "--no-follow-up"), "given and cleared"),
+    ):
+        refused = stocked("job", "update", "nightly", *names)
+        assert refused.code == 2
+        assert said in refused.err
+
+
+@pytest.mark.slow
+def test_wait_goes_on_when_the_daemon_of_another_machine_restarts(stocked: Shell) -> None:
+    stocked.good("job", "create", "--name=nightly", *JOB)
+    stocked.good("job", "pause", "nightly")
+    machine = stocked.machine
+    with machine.started() as url:
+        machine.env |= {"TECKOCHECKER_URL": url, "TECKOCHECKER_TOKEN": machine.token}
+        child = machine.begin("job", "wait", "nightly")
+        assert child.stderr
+        paused = child.stderr.readline()
+    gone = child.stderr.readline()
+    late = machine.program("job", "wait", "nightly", "--timeout=0")
+    with machine.started(port=url.rpartition(":")[2]):
+        stocked.good("job", "delete", "nightly", "--yes")
+        _, told = child.communicate(timeout=LONG_S)
+
+    assert b"is paused" in paused
+    assert b"asked again until it answers" in gone
+    assert late.code == 6
+    assert (child.returncode, told.count(b"Note")) == (3, 0)
 
 
 def test_wait_says_that_nothing_will_come_without_a_daemon(stocked: Shell) -> None:

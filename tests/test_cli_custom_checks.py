@@ -218,6 +218,8 @@ def test_a_change_leaves_what_is_not_given(sh: Shell) -> None:
     assert changed["resource_limits"] == {"memory_mb": 128, "cpu_cores": 0.2}
     assert changed["check_params"] == {"a": "1"}
     assert sh("custom-check", "update", "other").code == 2
+    sh.good("custom-check", "update", "other", "--clear=check_params")
+    assert sh.json("custom-check", "show", "other")["check_params"] == {}
     assert sh("custom-check", "update", "nobody", "--timeout=60").code == 3
 
 

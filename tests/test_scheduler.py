@@ -40,8 +40,10 @@ from teckochecker.domain import (
     replace,
 )
 from teckochecker.errors import Fault, StoreBusy, StoreFull
+from teckochecker.lanes import Lane
 from teckochecker.pulse import health
 from teckochecker.sources import CheckContext
+from teckochecker.steps import recorded, store_failed
 from tests.parts import (
     NOW,
     SOURCE,
@@ -1085,6 +1087,14 @@ async def test_what_a_check_found_waits_for_the_disk(
     assert played.polls() == pytest.approx([0, 60], abs=1)
     assert played.job(job_id).status is Status.COMPLETED
     assert len(played.action.calls) == 1
+
+
+async def test_what_could_be_read_says_nothing_about_a_full_disk(played: Stage) -> None:
+    store_failed(played.app, StoreFull("The disk is full."))
+
+    await recorded(played.app, lambda: None, Lane.READ)
+
+    assert played.app.pulse.store_trouble == "The disk is full."
 
 
 @pytest.mark.parametrize("call", ["begin", "finish"])

@@ -21,7 +21,15 @@ from teckochecker.cli.job_commands import (
     add_common,
     reminded,
 )
-from teckochecker.cli.job_options import ActionFields, Name, PollInterval, given, pairs
+from teckochecker.cli.job_options import (
+    ActionFields,
+    Clear,
+    Name,
+    PollInterval,
+    cleared,
+    given,
+    pairs,
+)
 from teckochecker.cli.job_tables import Document, named, script_line, show_jobs, show_text
 from teckochecker.cli.output import Output, answer, note, say, show_fields
 from teckochecker.cli.script_options import RunFields
@@ -152,6 +160,7 @@ def update(
     run_fields: RunFields | None = None,
     actions: ActionFields | None = None,
     *,
+    clear: Clear = (),
     output: Output = "table",
 ) -> int:
     """Change a custom check; what isn't given stays.
@@ -160,9 +169,11 @@ def update(
     uploaded after the change.
 
     Example: teckochecker custom-check update nightly --poll-interval 300 --timeout 60
+
+    Example: teckochecker custom-check update nightly --clear env_vars
     """
     script = fields.script if fields else None
-    body = _body(fields, run_fields, actions)
+    body = cleared(_body(fields, run_fields, actions), clear)
     if not body and script is None:
         hint = "`teckochecker custom-check update --help`"
         raise InvalidInput(f"Nothing to change was given: {hint}.")

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from inspect import cleandoc
@@ -16,7 +16,7 @@ from cyclopts import App, Parameter
 
 from teckochecker.cli.client import Reply, call, daemon_runs, segment
 from teckochecker.cli.duration import Duration
-from teckochecker.cli.exits import Exit
+from teckochecker.cli.exits import Exit, TimedOut, exit_code
 from teckochecker.cli.input import Yes, confirmed
 from teckochecker.cli.job_tables import (
     Document,
@@ -28,6 +28,7 @@ from teckochecker.cli.job_tables import (
     state,
 )
 from teckochecker.cli.output import Output, answer, note, say
+from teckochecker.errors import NotReachable
 
 LOOK_EVERY_S: Final = 1.0  # of `wait` and `logs --follow`
 MAX_ROWS: Final = 1000  # that one call gives
@@ -187,16 +188,16 @@ def add_common(app: App, view: View) -> None:
         """
         until = None if timeout is None else time.monotonic() + timeout
         reply = call("GET", view.of(job))
-        path = view.of(reply.document()["id"])  # a name may come to mean a newer job
+        watched = _Watched(view.of(reply.document()["id"]))  # a name may come to mean a newer job
         noted: set[str] = set()
         while (code := _outcome(reply.document())) is None:
             _note_obstacles(view, reply.document(), noted)
             left_s = LOOK_EVERY_S if until is None else min(LOOK_EVERY_S, until - time.monotonic())
             if left_s <= 0:
-                code = Exit.WAIT_PENDING
+                code = watched.code or Exit.WAIT_PENDING
                 break
             time.sleep(left_s)
-            reply = call("GET", path)
+            reply = watched.ask() or reply
         answer(reply.body, output, lambda: say(outcome_line(reply.document())))
         return code
 
@@ -250,15 +251,36 @@ def _note_obstacles(view: View, job: Document, noted: set[str]) -> None:
             note(f"Note: {obstacle}")
 
 
+class _Watched:
+    """An address that is asked again and again; a daemon that restarts meanwhile is waited for."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.code: Exit | None = None
+        """Of the last question, where it got no answer."""
+
+    def ask(self, query: Mapping[str, object] | None = None) -> Reply | None:
+        try:
+            reply = call("GET", self._path, query=query)
+        except (NotReachable, TimedOut) as error:
+            if self.code is None:
+                note(f"Note: {error} It is asked again until it answers.")
+            self.code = exit_code(error)
+            return None
+        self.code = None
+        return reply
+
+
 def _follow(path: str, shown: Document, output: str, *, verbose: bool) -> None:
     """Until Ctrl-C; in JSON one line for each answer that brings entries."""
     after = max((row["id"] for row in shown["logs"]), default=0)
     if not daemon_runs():
         note(f"Note: {NO_DAEMON}")
+    watched = _Watched(path)
     while True:
         time.sleep(LOOK_EVERY_S)
-        reply = call("GET", path, query={"after": after, "limit": MAX_ROWS})
-        page = reply.document()
-        if page["logs"]:
+        reply = watched.ask({"after": after, "limit": MAX_ROWS})
+        page = reply.document() if reply else {"logs": []}
+        if reply and page["logs"]:
             after = page["logs"][0]["id"]
             answer(reply.body, output, partial(show_logs, page, verbose=verbose))

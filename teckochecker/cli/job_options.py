@@ -17,6 +17,10 @@ PollInterval = Annotated[
     int | None,
     Parameter(name="--poll-interval", help="Seconds between checks (120 for new jobs)."),
 ]
+Clear = Annotated[
+    tuple[str, ...],
+    Parameter(help="Take a field away, by its name in the API, like webhook_url; repeatable."),
+]
 _PAIRS: Final = ("keboola_variables", "webhook_headers", "webhook_query_params")
 
 
@@ -81,6 +85,18 @@ class ActionFields:
 def given(fields: Any) -> dict[str, Any]:
     """The fields that somebody gave, by name."""
     return {name: value for name, value in asdict(fields).items() if value is not None}
+
+
+def cleared(body: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """`body` with null in the fields of these names."""
+    fields = [name.replace("-", "_") for name in names]
+    twice = next((name for name in fields if name in body), None)
+    if twice is not None:
+        raise InvalidInput(
+            f"{twice} is given and cleared: say one of the two.",
+            (FieldError(twice, "can't be both given and cleared"),),
+        )
+    return {**body, **dict.fromkeys(fields)}
 
 
 def pairs(field: str, texts: Iterable[str]) -> dict[str, str]:

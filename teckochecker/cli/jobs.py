@@ -18,7 +18,7 @@ from teckochecker.cli.job_commands import (
     add_common,
     reminded,
 )
-from teckochecker.cli.job_options import ActionFields, Name, PollInterval, given
+from teckochecker.cli.job_options import ActionFields, Clear, Name, PollInterval, cleared, given
 from teckochecker.cli.job_tables import named, show_jobs
 from teckochecker.cli.output import Output, answer, say
 from teckochecker.errors import InvalidInput
@@ -104,13 +104,16 @@ def update(
     fields: JobFields | None = None,
     actions: ActionFields | None = None,
     *,
+    clear: Clear = (),
     output: Output = "table",
 ) -> int:
     """Change a job; what isn't given stays.
 
     Example: teckochecker job update nightly --poll-interval 300 --config-id 654321
+
+    Example: teckochecker job update nightly --clear webhook_url
     """
-    body = _body(fields, actions)
+    body = cleared(_body(fields, actions), clear)
     if not body:
         raise InvalidInput("Nothing to change was given: `teckochecker job update --help`.")
     reply = call("PUT", _VIEW.of(job), body=body)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import nullcontext
 from typing import Any, Final, NamedTuple
 
 import trio
@@ -38,6 +39,7 @@ BODY_SECONDS: Final = 10.0
 _ORDINARY: Final = _Bound(BODY_BYTES, BODY_SECONDS)
 _STRANGER: Final = _Bound(8 * 1024, BODY_SECONDS)  # a token in JSON; it is held before it is judged
 _UPLOAD: Final = _Bound(11 * 1024 * 1024, 120.0)  # an archive of 10 MB and what forms add
+UPLOADS: Final = 4  # at a time; each is held in memory until it is on the shelf
 _UPLOADS: Final = re.compile(r"/api/custom-checks(?:/[^/]+/script/upload)?")
 OPEN_PATHS: Final = frozenset({"/", "/api/health"})  # and the page's files, and signing in
 _HOST: Final = re.compile(r"(\[[^\]]+\]|[^:\[\]]+?)\.?(?::[0-9]{0,5})?")  # one dot: more is no name
@@ -64,6 +66,7 @@ class Guard:
     def __init__(self, app: App, access: Access, inner: Asgi) -> None:
         self._access = access
         self._inner = inner
+        self._uploads = trio.CapacityLimiter(UPLOADS)
         settings = app.settings
         self._hosts = _LOCAL_HOSTS | {_bracketed(settings.api_host)} | set(settings.allowed_hosts)
 
@@ -84,15 +87,15 @@ class Guard:
             if not _is_open(scope["method"], scope["path"]):
                 await self._access.check(caller_of(scope))
                 bound = _bound(scope, headers)
-            body = await _body(headers, receive, bound)
+            async with self._uploads if bound is _UPLOAD else nullcontext():
+                body = await _body(headers, receive, bound)
+                kept = [pair for pair in scope["headers"] if pair[0] != b"x-request-id"]
+                scope["headers"] = [*kept, (b"x-request-id", request_id.encode())]
+                await self._inner(scope, _replayed(body, receive, answer), answer)
         except TeckoError as error:
             await _refuse(error, answer, request_id)
-            return
         except _Gone:
             return
-        kept = [pair for pair in scope["headers"] if pair[0] != b"x-request-id"]
-        scope["headers"] = [*kept, (b"x-request-id", request_id.encode())]
-        await self._inner(scope, _replayed(body, receive, answer), answer)
 
     def _check_host(self, host: str) -> None:
         """DNS rebinding reaches loopback with a foreign name, so names are a closed list."""
