@@ -1,4 +1,4 @@
-"""A socket that leads to the Docker engine until a test cuts it, or hides images from who asks."""
+"""A socket that leads to the Docker engine until a test cuts it, or holds or hides from it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ _ANSWER = (
 class EngineProxy:
     """Skips where the engine that `environment` names isn't on a socket of this machine.
 
-    An image whose name is in `hidden` isn't there for who comes this way.
+    An image whose name is in `hidden` isn't there for who comes this way. Requests with `holds`
+    in them wait for `go`; `held` counts them.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -33,6 +34,9 @@ class EngineProxy:
         self._path = Path(f"/tmp/{uuid.uuid4().hex}.sock")
         self.address = f"unix://{self._path}"
         self.hidden: set[bytes] = set()
+        self.holds = b""
+        self.held = 0
+        self.go = threading.Event()
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
 
@@ -41,6 +45,7 @@ class EngineProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.go.set()
         self.cut()
         for thread in self._threads:
             thread.join()
@@ -83,6 +88,9 @@ class EngineProxy:
     def _carry(self, source: socket.socket, sink: socket.socket, asks: bool) -> None:
         try:
             while data := source.recv(65536):
+                if asks and self.holds and self.holds in data:
+                    self.held += 1
+                    self.go.wait()
                 if asks and self.hidden and self._hides(data := _whole(source, data)):
                     source.sendall(_ANSWER)
                 else:

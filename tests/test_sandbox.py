@@ -352,6 +352,33 @@ class TestEngine:
         with ThreadPoolExecutor(20) as threads:
             assert list(threads.map(one, range(20))) == [{"n": str(n)} for n in range(20)]
 
+    def test_only_so_many_containers_start_at_the_same_time(self) -> None:
+        wanted = [request(_saying("python", "{}")) for _ in range(4 * (os.cpu_count() or 1))]
+        unwanted = threading.Event()
+
+        def cancel() -> None:
+            if unwanted.is_set():
+                raise KeyboardInterrupt
+
+        with ThreadPoolExecutor(len(wanted) + 1) as threads, EngineProxy(ENVIRONMENT) as proxy:
+            sandbox = Sandbox({**ENVIRONMENT, "DOCKER_HOST": proxy.address}, TESTS, now)
+            places = 2 * sandbox.host().cpus
+            proxy.holds = b"/start"
+            running = [threads.submit(sandbox.run, one, nobody_cancels) for one in wanted]
+            _wait(lambda: len(leftovers()) == len(wanted) and proxy.held >= places)
+            late = request(_saying("python", "{}"))
+            waiting = threads.submit(sandbox.run, late, cancel)
+            _wait(lambda: late.run_id in leftovers())
+            unwanted.set()
+            with pytest.raises(KeyboardInterrupt):
+                waiting.result(10)
+            held = proxy.held
+            proxy.go.set()
+            ended = [one.result().exit_code for one in running]
+
+        assert held == places < len(wanted)
+        assert ended == [0] * len(wanted)
+
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     def test_a_broken_connection_is_an_error_and_its_container_an_orphan(self) -> None:
         with EngineProxy(ENVIRONMENT) as proxy:
