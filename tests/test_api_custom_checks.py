@@ -19,7 +19,7 @@ import jsonschema
 import pytest
 import standardwebhooks
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock
 
 from teckochecker.app import App, assemble
 from teckochecker.config import Settings
@@ -605,11 +605,14 @@ async def test_a_form_in_chunks_is_counted_as_it_comes(app: App, waiting: Any) -
     assert status_of(enough) == 400
 
 
-async def test_four_uploads_are_held_at_a_time_and_the_others_wait(app: App, waiting: Any) -> None:
+@pytest.mark.parametrize("seconds", [0, 20])
+async def test_four_uploads_are_held_at_a_time_and_the_others_wait(
+    app: App, waiting: Any, autojump_clock: MockClock, seconds: float
+) -> None:
     web, asked, more = create_web(app), [0], trio.Event()
     answered: list[int] = []
 
-    async def upload() -> None:
+    async def upload(length: bytes = b"5") -> None:
         body = iter([{"type": "http.request", "body": b"x", "more_body": True}])
 
         async def receive() -> Any:
@@ -627,6 +630,7 @@ async def test_four_uploads_are_held_at_a_time_and_the_others_wait(app: App, wai
             (b"host", b"localhost"),
             (b"authorization", f"Bearer {TOKEN}".encode()),
             (b"content-type", b"multipart/form-data; boundary=x"),
+            (b"content-length", length),
         ]
         path = f"{GEMINI}/script/upload"
         scope = {"type": "http", "http_version": "1.1", "method": "POST", "scheme": "http",
@@ -638,12 +642,18 @@ async def test_four_uploads_are_held_at_a_time_and_the_others_wait(app: App, wai
     async with trio.open_nursery() as nursery:
         for _ in range(6):
             nursery.start_soon(upload)
-        await wait_all_tasks_blocked(0.1)
-        begun = asked[0]
+        await trio.sleep(seconds + 0.1)
+        await upload(b"99999999")
+        begun, early = asked[0], list(answered)
         more.set()
 
-    assert (begun, asked[0]) == (4, 6)
-    assert answered == [400] * 6
+    assert begun == 4
+    if seconds:
+        assert early == [503, 503, 413]
+        assert answered == [503, 503, 413, 400, 400, 400, 400]
+    else:
+        assert early == [413]
+        assert answered == [413] + [400] * 6
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ from teckochecker.errors import (
     VaultError,
 )
 from teckochecker.lock import SUPERVISOR, DataLock, holder
-from teckochecker.simulators import HTML, Keboola, OpenAI, queue_error
+from teckochecker.simulators import HTML, Answer, Keboola, OpenAI, Receiver, queue_error
 
 KEY = "sk-test-openai-key-1"
 STORAGE_TOKEN = "4711-test-storage-token"
@@ -1206,10 +1206,27 @@ def test_an_update_can_take_fields_away(stocked: Shell) -> None:
         (("--clear=name",), "name"),
         (("--clear=nothing",), "nothing"),
         (("--clear=follow_up", "--no-follow-up"), "given and cleared"),
+        (("--clear=openai_secret_id", "--openai-secret=x"), "given and cleared"),
     ):
         refused = stocked("job", "update", "nightly", *names)
         assert refused.code == 2
         assert said in refused.err
+
+
+@pytest.mark.parametrize(("status", "code"), [(502, 1), (503, 6), (504, 7), (404, 3)])
+def test_wait_goes_on_while_a_proxy_has_nobody_behind_it(
+    stocked: Shell, status: int, code: int
+) -> None:
+    job = {"id": 1, "name": "nightly", "status": "active", "phase": "polling"}
+    with Receiver() as proxy:
+        proxy.instead("GET", "/api/jobs/nightly", Answer(content=job))
+        proxy.instead("GET", "/api/jobs/1", Answer(status, content={"detail": "Nobody."}))
+        proxy.instead("GET", "/api/jobs/1", Answer(status, content={"detail": "Nobody."}))
+        stocked.env(TECKOCHECKER_URL=proxy.url, TECKOCHECKER_TOKEN="tck_x")
+        done = stocked("job", "wait", "nightly", "--timeout=1")
+
+    assert done.code == code
+    assert done.err.count("Nobody.") == (1 if status == 404 else 2)
 
 
 @pytest.mark.slow
@@ -1229,7 +1246,7 @@ def test_wait_goes_on_when_the_daemon_of_another_machine_restarts(stocked: Shell
         _, told = child.communicate(timeout=LONG_S)
 
     assert b"is paused" in paused
-    assert b"asked again until it answers" in gone
+    assert b"Waiting for it." in gone
     assert late.code == 6
     assert (child.returncode, told.count(b"Note")) == (3, 0)
 

@@ -220,7 +220,18 @@ def test_a_change_leaves_what_is_not_given(sh: Shell) -> None:
     assert sh("custom-check", "update", "other").code == 2
     sh.good("custom-check", "update", "other", "--clear=check_params")
     assert sh.json("custom-check", "show", "other")["check_params"] == {}
+    sh.good("custom-check", "update", "other", "--clear=resource_limits")
+    limits = {"memory_mb": 512, "cpu_cores": 0.5}
+    assert sh.json("custom-check", "show", "other")["resource_limits"] == limits
     assert sh("custom-check", "update", "nobody", "--timeout=60").code == 3
+
+
+def test_a_script_comes_with_the_entry_point_that_is_cleared(sh: Shell) -> None:
+    Path("check.py").write_text("print(1)")
+    create(sh, "nightly", "--entrypoint=old.py", "--script=check.py")
+    sh.good("custom-check", "update", "nightly", "--clear=script_entrypoint", "--script=check.py")
+    assert sh.json("custom-check", "show", "nightly")["script_entrypoint"] == "main.py"
+    assert sh.json("custom-check", "script-info", "nightly")["metadata"]["files"] == 1
 
 
 def test_a_change_can_bring_a_new_script(sh: Shell) -> None:

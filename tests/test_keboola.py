@@ -508,6 +508,31 @@ def test_a_job_of_another_event_or_configuration_isnt_ours(
     assert isinstance(outcome, NotFoundYet)
 
 
+def test_a_look_goes_through_the_pages(action: Action, keboola: Keboola) -> None:
+    sent(action, spec(keboola.url), event_id="evt_9")
+    for number in range(230):
+        sent(action, spec(keboola.url), event_id=f"evt_later_{number}")
+
+    found = action.deliver(spec(keboola.url), event(id="evt_9"), context(Doubt.LOOK))
+    missing = action.deliver(spec(keboola.url), event(id="evt_none"), context(Doubt.LOOK))
+
+    assert isinstance(found, Sent)
+    assert found.found
+    assert isinstance(missing, NotFoundYet)
+    assert len(keboola.asked(*SEARCH)) == 3 + 3
+
+
+def test_a_look_through_too_many_pages_cant_tell(action: Action, keboola: Keboola) -> None:
+    for page in range(11):
+        jobs = [{"id": f"{page}-{n}", "variableValuesData": {"values": []}} for n in range(100)]
+        keboola.instead(*SEARCH, Answer(content=jobs))
+
+    outcome = action.deliver(spec(keboola.url), event(), context(Doubt.LOOK))
+
+    assert isinstance(outcome, Undecided)
+    assert len(keboola.asked(*SEARCH)) == 10
+
+
 @pytest.mark.parametrize(
     "jobs",
     [
@@ -519,6 +544,7 @@ def test_a_job_of_another_event_or_configuration_isnt_ours(
 def test_a_look_that_cant_tell_sends_nothing_and_says_so(
     action: Action, keboola: Keboola, jobs: list[Any], doubt: Doubt
 ) -> None:
+    keboola.instead(*SEARCH, Answer(content=jobs))
     keboola.instead(*SEARCH, Answer(content=jobs))
     outcome = action.deliver(spec(keboola.url), event(), context(doubt))
     assert isinstance(outcome, Undecided)

@@ -365,18 +365,16 @@ class TestEngine:
             places = 2 * sandbox.host().cpus
             proxy.holds = b"/start"
             running = [threads.submit(sandbox.run, one, nobody_cancels) for one in wanted]
-            _wait(lambda: len(leftovers()) == len(wanted) and proxy.held >= places)
-            late = request(_saying("python", "{}"))
-            waiting = threads.submit(sandbox.run, late, cancel)
-            _wait(lambda: late.run_id in leftovers())
+            _wait(lambda: proxy.held >= places)
+            waiting = threads.submit(sandbox.run, request(_saying("python", "{}")), cancel)
             unwanted.set()
             with pytest.raises(KeyboardInterrupt):
                 waiting.result(10)
-            held = proxy.held
+            held, created = proxy.held, len(leftovers())
             proxy.go.set()
             ended = [one.result().exit_code for one in running]
 
-        assert held == places < len(wanted)
+        assert held == created == places < len(wanted)
         assert ended == [0] * len(wanted)
 
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

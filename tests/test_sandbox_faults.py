@@ -18,6 +18,7 @@ from teckochecker.errors import FolderError
 from teckochecker.sandbox.engine import DockerError, Engine
 from teckochecker.sandbox.prepared import Needs, Prepared
 from teckochecker.sandbox.runs import Runs, _report
+from teckochecker.sandbox.turns import Turns
 from tests.parts import NOW
 
 REPORT = {
@@ -104,6 +105,38 @@ def test_an_engine_that_takes_no_more_calls_keeps_no_thread(tmp_path: Path) -> N
         calling.join(10)
 
     assert [type(error) for error in caught] == [DockerError]
+
+
+def test_who_waits_for_a_turn_gets_it_in_order() -> None:
+    turns, order, go = Turns(), [], threading.Event()
+
+    def take(number: int) -> None:
+        with turns.turn(1, lambda: None):
+            order.append(number)
+            if number == 0:
+                go.wait()
+
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.05)  # longer in all than the waiting ones wait at a time
+    go.set()
+    for thread in threads:
+        thread.join()
+
+    assert order == list(range(12))
+
+
+def test_who_no_longer_waits_for_a_turn_keeps_nobody_from_it() -> None:
+    turns = Turns()
+
+    def cancelled() -> None:
+        raise KeyboardInterrupt
+
+    with turns.turn(1, lambda: None), pytest.raises(KeyboardInterrupt):
+        turns._take(1, cancelled)
+    with turns.turn(1, lambda: None):
+        pass
 
 
 def test_a_report_is_believed_as_far_as_it_can_be_kept() -> None:

@@ -39,7 +39,8 @@ from teckochecker.validation import Fields, Parsed
 DEFAULT_COMPONENT: Final = "keboola.orchestrator"  # a flow is what people mostly start
 REQUEST_TIMEOUT_S: Final = 20.0
 MAX_VARIABLES: Final = 50
-SEARCH_LIMIT: Final = 100
+SEARCH_LIMIT: Final = 100  # jobs on a page of the search
+SEARCH_PAGES: Final = 10  # looked at, newest first
 SEARCH_BYTES: Final = 4 * 1024 * 1024  # a hundred jobs with their results
 _CLOCK_SKEW: Final = timedelta(minutes=5)  # between this host and Keboola
 _OURS: Final = frozenset(
@@ -108,7 +109,7 @@ class Keboola:
         return {"keboola_secret": "keboola_secret"}
 
     def timeout_s(self, doc: Document) -> float:
-        return 3 * REQUEST_TIMEOUT_S  # discovery, look and start
+        return (2 + SEARCH_PAGES) * REQUEST_TIMEOUT_S  # discovery, look and start
 
     def deliver(
         self, doc: Document, event: Event, context: DeliveryContext
@@ -173,33 +174,37 @@ class Keboola:
     def _look(
         self, queue: str, token: Secret, doc: Document, event: Event, context: DeliveryContext
     ) -> Sent | Undecided | None:
-        """The job that an earlier attempt of this event has started, if the search shows it."""
-        reply = self._call(
-            "GET",
-            f"{queue}/search/jobs",
-            token,
-            context,
-            params={
-                "componentId": doc["keboola_component_id"],
-                "configId": doc["keboola_configuration_id"],
-                "createdTimeFrom": (context.first_sent_at - _CLOCK_SKEW).strftime(
-                    "%Y-%m-%dT%H:%M:%SZ"
-                ),
-                "limit": SEARCH_LIMIT,
-            },
+        """The job that an earlier attempt of this event has started, if the search shows it.
+
+        While jobs are added, those on later pages move on by some places: none is passed over.
+        """
+        params = {
+            "componentId": doc["keboola_component_id"],
+            "configId": doc["keboola_configuration_id"],
+            "createdTimeFrom": (context.first_sent_at - _CLOCK_SKEW).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "limit": SEARCH_LIMIT,
+        }
+        url, before, silent = f"{queue}/search/jobs", None, False
+        for page in range(SEARCH_PAGES):
+            context.checkpoint()
+            offset = {"offset": page * SEARCH_LIMIT} if page else {}
+            jobs = answers.jobs(self._call("GET", url, token, context, params=params | offset))
+            for job in jobs:
+                if answers.event_id(job) == event.id:
+                    receipt = answers.receipt(job)
+                    follow_up = bool(doc["follow_up"]) and not receipt.finished
+                    return Sent(receipt=receipt, follow_up=follow_up, found=True)
+            silent = silent or any("variableValuesData" not in job for job in jobs)
+            last = len(jobs) < SEARCH_LIMIT
+            if last and not silent:
+                return None
+            if last or jobs == before:  # the same again: it knows no pages
+                break
+            before = jobs
+        return Undecided(
+            message="Keboola shows jobs of this configuration, but not whether one of them is "
+            "ours: look there, and redeliver only if it wasn't started."
         )
-        jobs = answers.jobs(reply)
-        for job in jobs:
-            if answers.event_id(job) == event.id:
-                receipt = answers.receipt(job)
-                follow_up = bool(doc["follow_up"]) and not receipt.finished
-                return Sent(receipt=receipt, follow_up=follow_up, found=True)
-        if len(jobs) >= SEARCH_LIMIT or any("variableValuesData" not in job for job in jobs):
-            return Undecided(
-                message="Keboola shows jobs of this configuration, but not whether one of them is "
-                "ours: look there, and redeliver only if it wasn't started."
-            )
-        return None
 
     def _call(
         self,

@@ -73,11 +73,12 @@ def call(
     query: Mapping[str, object] | None = None,
     body: Mapping[str, object] | None = None,
     form: Mapping[str, str | bytes] | None = None,
+    patience_s: float = ANSWER_S,
 ) -> Reply:
     """Ask the API; whatever isn't a success is raised as a Refusal.
 
     Values of `query` that are None are left out. A `form` is sent instead of a `body`: its
-    bytes as files, which are archives.
+    bytes as files, which are archives. TimedOut after `patience_s` without an answer.
     """
     given = {name: value for name, value in (query or {}).items() if value is not None}
     text = urlencode(given, errors="surrogateescape")
@@ -87,7 +88,7 @@ def call(
     else:
         request = Request(method, target, None if body is None else json.dumps(body).encode())
     url = environment.url()
-    reply = _local(request) if url is None else _over_http(url, request)
+    reply = _local(request, patience_s) if url is None else _over_http(url, request, patience_s)
     if reply.status >= 300:
         raise _refusal(reply)
     if reply.status != 204:
@@ -126,7 +127,7 @@ def _form(method: str, target: str, parts: Mapping[str, str | bytes]) -> Request
     return Request(method, target, body, f"multipart/form-data; boundary={boundary}")
 
 
-def _local(request: Request) -> Reply:
+def _local(request: Request, patience_s: float) -> Reply:
     home = environment.home()
     until = time.monotonic() + installation.SETTLE_S
     while True:
@@ -134,7 +135,7 @@ def _local(request: Request) -> Reply:
         if found is not None and found.url is None:
             raise installation.silent(home, found)
         if found is not None and found.url is not None:
-            return _over_http(found.url, request)
+            return _over_http(found.url, request, patience_s)
         try:
             return _in_process(request)
         except AlreadyRunning:  # a daemon has come up since the look
@@ -168,18 +169,18 @@ async def _served(web: Asgi, request: Request, headers: Mapping[str, str]) -> Re
     return Reply(answer.status_code, answer.content, local=True)
 
 
-def _over_http(url: str, request: Request) -> Reply:
+def _over_http(url: str, request: Request, patience_s: float = ANSWER_S) -> Reply:
     """One request on a connection of its own."""
     base = _parsed(url)
     kind = HTTPSConnection if base.scheme == "https" else HTTPConnection
-    connection = kind(base.hostname or "", base.port, timeout=ANSWER_S)
+    connection = kind(base.hostname or "", base.port, timeout=patience_s)
     try:
         target = base.path.rstrip("/") + request.target
         connection.request(request.method, target, request.body, request.headers())
         answer = connection.getresponse()
         return Reply(answer.status, answer.read())
     except TimeoutError as error:
-        raise TimedOut(f"{url} gave no answer within {ANSWER_S:.0f} s: try again.") from error
+        raise TimedOut(f"{url} gave no answer within {patience_s:.0f} s: try again.") from error
     except (OSError, HTTPException) as error:
         raise NotReachable(
             f"{url} can't be reached ({error}): check that it runs, and TECKOCHECKER_URL where "

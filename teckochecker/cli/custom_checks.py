@@ -124,7 +124,7 @@ def create(
     if script is None:
         reply = call("POST", _VIEW.path, body=body)
     else:
-        packed = _packed(script, body.get("script_entrypoint") or _default_entrypoint(body))
+        packed = _packed(script, _entrypoint(body))
         form: dict[str, str | bytes] = {"config": json.dumps(body), "script": packed}
         reply = call("POST", _VIEW.path, form=form)
     answer(reply.body, output, lambda: say(f"Custom check {named(reply.document())} created."))
@@ -178,9 +178,9 @@ def update(
         hint = "`teckochecker custom-check update --help`"
         raise InvalidInput(f"Nothing to change was given: {hint}.")
     before = call("GET", _VIEW.of(job)).document()
-    if "resource_limits" in body:  # the API takes them as a whole
+    if body.get("resource_limits"):  # the API takes them as a whole
         body["resource_limits"] = before["resource_limits"] | body["resource_limits"]
-    entrypoint = str(body.get("script_entrypoint") or before["script_entrypoint"])
+    entrypoint = _entrypoint({**before, **body})
     packed = None if script is None else _packed(script, entrypoint)
     path = _VIEW.of(before["id"])
     reply = call("PUT", path, body=body) if body else None
@@ -253,10 +253,13 @@ def _body(
     return {name: value for part in parts for name, value in part.body().items()}
 
 
-def _default_entrypoint(body: Document) -> str | None:
+def _entrypoint(job: Document) -> str | None:
+    """The file that a script starts with: the runtime's own where none is named."""
     from teckochecker.cli import starters
 
-    runtime: Runtime | None = body.get("script_runtime")
+    if job.get("script_entrypoint"):
+        return str(job["script_entrypoint"])
+    runtime: Runtime | None = job.get("script_runtime")
     return starters.FILES[runtime][0] if runtime else None  # without one the API refuses
 
 

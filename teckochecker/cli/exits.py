@@ -82,6 +82,7 @@ _BY_STATUS: Final = {
     503: Exit.UNREACHABLE,  # of a proxy, or of a server that isn't ready
     504: Exit.TIMEOUT,
 }
+AWAY: Final = frozenset({502, 503, 504})  # of a proxy, while the daemon behind it restarts
 _BY_CODE: Final = {StoreError.code: Exit.IO, VaultError.code: Exit.CONFIG}
 
 

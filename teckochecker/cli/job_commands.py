@@ -14,9 +14,9 @@ from typing import Annotated, Final
 
 from cyclopts import App, Parameter
 
-from teckochecker.cli.client import Reply, call, daemon_runs, segment
+from teckochecker.cli.client import ANSWER_S, Reply, call, daemon_runs, segment
 from teckochecker.cli.duration import Duration
-from teckochecker.cli.exits import Exit, TimedOut, exit_code
+from teckochecker.cli.exits import AWAY, Exit, Refusal, TimedOut
 from teckochecker.cli.input import Yes, confirmed
 from teckochecker.cli.job_tables import (
     Document,
@@ -28,7 +28,7 @@ from teckochecker.cli.job_tables import (
     state,
 )
 from teckochecker.cli.output import Output, answer, note, say
-from teckochecker.errors import NotReachable
+from teckochecker.errors import NotReachable, TeckoError
 
 LOOK_EVERY_S: Final = 1.0  # of `wait` and `logs --follow`
 MAX_ROWS: Final = 1000  # that one call gives
@@ -182,7 +182,7 @@ def add_common(app: App, view: View) -> None:
 
         0: SUCCESS, and what it had to trigger is triggered. 10: FAILED.
         30: ended otherwise, as by a delivery that failed.
-        20: not ended when the time ran out.
+        20: not ended when the time ran out; 6 or 7: nobody answered then.
 
         Example: teckochecker JOBS wait nightly --timeout 2h
         """
@@ -192,12 +192,14 @@ def add_common(app: App, view: View) -> None:
         noted: set[str] = set()
         while (code := _outcome(reply.document())) is None:
             _note_obstacles(view, reply.document(), noted)
-            left_s = LOOK_EVERY_S if until is None else min(LOOK_EVERY_S, until - time.monotonic())
+            left_s = ANSWER_S if until is None else until - time.monotonic()
             if left_s <= 0:
-                code = watched.code or Exit.WAIT_PENDING
+                code = Exit.WAIT_PENDING
                 break
-            time.sleep(left_s)
-            reply = watched.ask() or reply
+            time.sleep(min(LOOK_EVERY_S, left_s))
+            reply = watched.ask(patience_s=max(LOOK_EVERY_S, min(ANSWER_S, left_s))) or reply
+        if code is Exit.WAIT_PENDING and watched.trouble is not None:
+            raise watched.trouble  # how the job stands now isn't known
         answer(reply.body, output, lambda: say(outcome_line(reply.document())))
         return code
 
@@ -256,18 +258,22 @@ class _Watched:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self.code: Exit | None = None
-        """Of the last question, where it got no answer."""
+        self.trouble: TeckoError | None = None
+        """Why the last question got no answer."""
 
-    def ask(self, query: Mapping[str, object] | None = None) -> Reply | None:
+    def ask(
+        self, query: Mapping[str, object] | None = None, *, patience_s: float = ANSWER_S
+    ) -> Reply | None:
         try:
-            reply = call("GET", self._path, query=query)
-        except (NotReachable, TimedOut) as error:
-            if self.code is None:
-                note(f"Note: {error} It is asked again until it answers.")
-            self.code = exit_code(error)
+            reply = call("GET", self._path, query=query, patience_s=patience_s)
+        except (NotReachable, TimedOut, Refusal) as error:
+            if isinstance(error, Refusal) and error.status not in AWAY:
+                raise
+            if self.trouble is None:
+                note(f"Note: {error} Waiting for it.")
+            self.trouble = error
             return None
-        self.code = None
+        self.trouble = None
         return reply
 
 
@@ -280,7 +286,9 @@ def _follow(path: str, shown: Document, output: str, *, verbose: bool) -> None:
     while True:
         time.sleep(LOOK_EVERY_S)
         reply = watched.ask({"after": after, "limit": MAX_ROWS})
-        page = reply.document() if reply else {"logs": []}
-        if reply and page["logs"]:
+        if reply is None:
+            continue
+        page = reply.document()
+        if page["logs"]:
             after = page["logs"][0]["id"]
             answer(reply.body, output, partial(show_logs, page, verbose=verbose))

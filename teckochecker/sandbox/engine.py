@@ -18,7 +18,7 @@ from teckochecker.errors import Fault, OutsideError
 if TYPE_CHECKING:
     from docker import APIClient
 
-TIMEOUT_S: Final = 120  # of one call; 50 containers that start at once queue up in the engine
+TIMEOUT_S: Final = 120  # of one call; removals and other programs' work queue up in the engine
 SLOW_TIMEOUT_S: Final = 900  # of a call that builds, unpacks or commits
 _FILTERED: Final = ("x86_64", "aarch64")  # the architectures that our filter was written for
 _REASON_CHARS: Final = 300

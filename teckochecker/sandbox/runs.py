@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -27,7 +27,8 @@ from teckochecker.errors import FolderError, InvalidInput
 from teckochecker.sandbox.container import Container, need_open_network, remove
 from teckochecker.sandbox.engine import SLOW_TIMEOUT_S, DockerError, Engine, RunCutOff
 from teckochecker.sandbox.settings import DEADLINE, GUEST, INSTANCE, JOB, RUN, Shape, settings
-from teckochecker.sandbox.stream import PIECE_BYTES, TICK_S, Capture, End, Frames, Sink, exchange
+from teckochecker.sandbox.stream import PIECE_BYTES, Capture, End, Frames, Sink, exchange
+from teckochecker.sandbox.turns import Turns
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -80,7 +81,7 @@ class Runs:
         self._guest = guest
         self._lock = threading.Lock()
         self._live: set[str] = set()
-        self._starts = _Turns()
+        self._starts = Turns()
 
     def play(
         self, program: Program, stdout: Sink, stderr: Capture, checkpoint: Callable[[], None]
@@ -91,18 +92,19 @@ class Runs:
         """
         nonce = secrets.token_hex(16)
         pieces = _pieces(program, nonce)
-        labels = self._labels(program.run_id, program.job_id, program.shape.limits.timeout_s)
         host = self._engine.host()
-        body = settings(program.image, program.shape, host, labels)
-        turn = self._starts.turn(STARTS_PER_CPU * host.cpus, checkpoint)
-        begun = time.monotonic()
-        with self._engine.client() as api:
+        places = max(1, STARTS_PER_CPU * host.cpus)
+        with self._engine.client() as api, ExitStack() as turn:
+            turn.enter_context(self._starts.turn(places, checkpoint))
+            begun = time.monotonic()
+            labels = self._labels(program.run_id, program.job_id, program.shape.limits.timeout_s)
+            body = settings(program.image, program.shape, host, labels)
             if program.shape.network == "open":
                 need_open_network(self._engine, api)
             checkpoint()
             with self._container(api, program.run_id, body) as container, _begun(container):
                 frames = Frames(stdout, stderr)
-                end = _watched(container, program, pieces, frames, turn, checkpoint)
+                end = _watched(container, program, pieces, frames, turn.close, checkpoint)
                 line = stderr.pick(nonce.encode())
                 ending = Ending(
                     end=end,
@@ -181,29 +183,6 @@ class Runs:
         return over or labels.get(GUEST) != "1"
 
 
-class _Turns:
-    """How many threads do something at the same time; the others wait for their turn."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._taken = 0
-
-    @contextmanager
-    def turn(self, places: int, checkpoint: Callable[[], None]) -> Iterator[None]:
-        """One of so many `places`; what `checkpoint` raises ends the waiting and leaves here."""
-        with self._condition:
-            while self._taken >= places:
-                self._condition.wait(TICK_S)
-                checkpoint()
-            self._taken += 1
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._taken -= 1
-                self._condition.notify()
-
-
 def _ms(seconds: float) -> int:
     return int(seconds * 1000)
 
@@ -213,13 +192,13 @@ def _watched(
     program: Program,
     pieces: Iterator[bytes],
     frames: Frames,
-    turn: AbstractContextManager[None],
+    started: Callable[[], None],
     checkpoint: Callable[[], None],
 ) -> End:
-    """Starts the container when it is its `turn`, and reads what it says, to its end or ours."""
+    """Starts the container, says that it has `started`, and reads it to its end or ours."""
     with container.attached() as sock:
-        with turn:
-            container.start()
+        container.start()
+        started()
         try:
             end = exchange(
                 sock,

@@ -25,6 +25,7 @@ from teckochecker.web.problems import http_problem, problem
 from teckochecker.web.secrets import secrets
 from teckochecker.web.session import session
 from teckochecker.web.system import system
+from teckochecker.web.wire import job_documents
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -37,7 +38,8 @@ def create_web(app: App) -> Asgi:
     quart.url_map.merge_slashes = False
     quart.config["MAX_CONTENT_LENGTH"] = None  # the guard bounds bodies, chunked ones too
     access = Access(app)
-    for routes in (jobs(app), custom_checks(app), secrets(app), system(app)):
+    listed = job_documents(app)
+    for routes in (jobs(app, listed), custom_checks(app, listed), secrets(app), system(app)):
         quart.register_blueprint(routes)
     for routes in (page(), session(access), events(app), about(app)):
         quart.register_blueprint(routes)

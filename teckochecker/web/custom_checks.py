@@ -20,7 +20,14 @@ from teckochecker.sources.script_fields import SourceType, inline_text
 from teckochecker.store import JobView
 from teckochecker.validation import Fields, job_draft
 from teckochecker.web import job_schemas, schemas, uploads, wire
-from teckochecker.web.job_routes import Documents, add_common, edited, existing, wanted_actions
+from teckochecker.web.job_routes import (
+    Documents,
+    Listed,
+    add_common,
+    edited,
+    existing,
+    wanted_actions,
+)
 
 _DOCUMENTS = Documents(
     one=job_schemas.CustomCheckDocument,
@@ -37,10 +44,10 @@ _GIT_FIELDS = {
 }
 
 
-def custom_checks(app: App) -> Blueprint:
+def custom_checks(app: App, listed: Listed) -> Blueprint:
     made = Blueprint("custom_checks", __name__, url_prefix="/api/custom-checks")
     routes = tag(["Custom checks"])(made)  # type: ignore[type-var]  # it takes blueprints too
-    add_common(app, routes, Kind.CUSTOM_CHECK, _DOCUMENTS)
+    add_common(app, routes, Kind.CUSTOM_CHECK, _DOCUMENTS, listed)
 
     @routes.post("")
     @document_request(job_schemas.NewCustomCheck)

@@ -2,15 +2,15 @@
 
 An ASGI wrapper, since only here chunked bodies are seen as they come. It reads the body
 whole, within its limit and time, and hands it on; it adds the security headers to every
-answer. Who may come in is decided in `access`.
+answer. Who may come in is decided in `access`. Uploads are few at a time, since each is large.
 """
 
 from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, NamedTuple
 
 import trio
@@ -18,7 +18,7 @@ import trio
 from teckochecker.app import App
 from teckochecker.errors import InvalidInput, TeckoError
 from teckochecker.web.access import Access, caller_of
-from teckochecker.web.problems import TooLarge, TooSlow, problem
+from teckochecker.web.problems import TooBusy, TooLarge, TooSlow, problem
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -39,8 +39,9 @@ BODY_SECONDS: Final = 10.0
 _ORDINARY: Final = _Bound(BODY_BYTES, BODY_SECONDS)
 _STRANGER: Final = _Bound(8 * 1024, BODY_SECONDS)  # a token in JSON; it is held before it is judged
 _UPLOAD: Final = _Bound(11 * 1024 * 1024, 120.0)  # an archive of 10 MB and what forms add
-UPLOADS: Final = 4  # at a time; each is held in memory until it is on the shelf
-_UPLOADS: Final = re.compile(r"/api/custom-checks(?:/[^/]+/script/upload)?")
+UPLOAD_PLACES: Final = 4  # uploads at a time; each is in memory until it is on the shelf
+UPLOAD_WAIT_S: Final = 20.0  # for a place; with the reading of an archive less than clients wait
+_UPLOAD_PATHS: Final = re.compile(r"/api/custom-checks(?:/[^/]+/script/upload)?")
 OPEN_PATHS: Final = frozenset({"/", "/api/health"})  # and the page's files, and signing in
 _HOST: Final = re.compile(r"(\[[^\]]+\]|[^:\[\]]+?)\.?(?::[0-9]{0,5})?")  # one dot: more is no name
 _LOCAL_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -66,7 +67,7 @@ class Guard:
     def __init__(self, app: App, access: Access, inner: Asgi) -> None:
         self._access = access
         self._inner = inner
-        self._uploads = trio.CapacityLimiter(UPLOADS)
+        self._uploads = trio.CapacityLimiter(UPLOAD_PLACES)
         settings = app.settings
         self._hosts = _LOCAL_HOSTS | {_bracketed(settings.api_host)} | set(settings.allowed_hosts)
 
@@ -81,21 +82,25 @@ class Guard:
         scope["path"] = scope["path"].rstrip("/") or "/"
         headers = dict(scope["headers"])
         answer = _Answer(send, request_id)
-        try:
-            self._check_host(headers.get(b"host", b"").decode("latin-1"))
-            bound = _STRANGER
-            if not _is_open(scope["method"], scope["path"]):
-                await self._access.check(caller_of(scope))
-                bound = _bound(scope, headers)
-            async with self._uploads if bound is _UPLOAD else nullcontext():
-                body = await _body(headers, receive, bound)
-                kept = [pair for pair in scope["headers"] if pair[0] != b"x-request-id"]
-                scope["headers"] = [*kept, (b"x-request-id", request_id.encode())]
-                await self._inner(scope, _replayed(body, receive, answer), answer)
-        except TeckoError as error:
-            await _refuse(error, answer, request_id)
-        except _Gone:
-            return
+        async with AsyncExitStack() as held:
+            try:
+                self._check_host(headers.get(b"host", b"").decode("latin-1"))
+                bound = _STRANGER
+                if not _is_open(scope["method"], scope["path"]):
+                    await self._access.check(caller_of(scope))
+                    bound = _bound(scope, headers)
+                _check_length(headers, bound)
+                if bound is _UPLOAD:
+                    await held.enter_async_context(_place(self._uploads))
+                body = await _body(receive, bound)
+            except TeckoError as error:
+                await _refuse(error, answer, request_id)
+                return
+            except _Gone:
+                return
+            kept = [pair for pair in scope["headers"] if pair[0] != b"x-request-id"]
+            scope["headers"] = [*kept, (b"x-request-id", request_id.encode())]
+            await self._inner(scope, _replayed(body, receive, answer), answer)
 
     def _check_host(self, host: str) -> None:
         """DNS rebinding reaches loopback with a foreign name, so names are a closed list."""
@@ -120,12 +125,24 @@ def _bracketed(host: str) -> str:
 def _bound(scope: Scope, headers: Mapping[bytes, bytes]) -> _Bound:
     """Archives come in forms only: 10 MB of JSON would take the event loop four seconds."""
     form = headers.get(b"content-type", b"").lower().startswith(b"multipart/form-data")
-    uploads = scope["method"] == "POST" and _UPLOADS.fullmatch(scope["path"])
+    uploads = scope["method"] == "POST" and _UPLOAD_PATHS.fullmatch(scope["path"])
     return _UPLOAD if form and uploads else _ORDINARY
 
 
-async def _body(headers: dict[bytes, bytes], receive: Receive, bound: _Bound) -> bytes:
-    """The whole body, counted as it comes: a length that a client states may be wrong."""
+@asynccontextmanager
+async def _place(places: trio.CapacityLimiter) -> AsyncIterator[None]:
+    """One of the places for uploads, or TooBusy."""
+    with trio.move_on_after(UPLOAD_WAIT_S) as scope:
+        await places.acquire()
+    if scope.cancelled_caught:
+        raise TooBusy("Other uploads take all places: send it again in a moment.")
+    try:
+        yield
+    finally:
+        places.release()
+
+
+def _check_length(headers: Mapping[bytes, bytes], bound: _Bound) -> None:
     declared = headers.get(b"content-length", b"0")
     if b"transfer-encoding" in headers and b"content-length" in headers:
         raise InvalidInput(  # RFC 9112, 6.1: a proxy may have taken the other one
@@ -133,6 +150,10 @@ async def _body(headers: dict[bytes, bytes], receive: Receive, bound: _Bound) ->
         )
     if not declared.isdigit() or int(declared[:20]) > bound.size_bytes:
         raise TooLarge(f"The body is over {bound.size_bytes} bytes: send less.")
+
+
+async def _body(receive: Receive, bound: _Bound) -> bytes:
+    """The whole body, counted as it comes: a length that a client states may be wrong."""
     parts, size, more = [], 0, True
     with trio.move_on_after(bound.seconds) as scope:
         while more:
@@ -194,5 +215,7 @@ async def _refuse(error: TeckoError, send: Send, request_id: str) -> None:
         headers.append((b"www-authenticate", b"Bearer"))
     if status == 429:
         headers.append((b"retry-after", b"60"))
+    if isinstance(error, TooBusy):
+        headers.append((b"retry-after", b"5"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import msgspec
 from quart import Blueprint, Response
 from quart_schema import document_querystring, document_response
 
@@ -30,6 +31,7 @@ from teckochecker.web import schemas, wire
 
 DETAIL_LOGS = 20
 Change = lifecycle.Change
+Listed = Callable[[str], msgspec.Raw]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,10 @@ class Documents:
     query: type
 
 
-def add_common(app: App, routes: Blueprint, kind: Kind, documents: Documents) -> None:
-    """The routes that need nothing but the kind of job."""
-    shown = wire.job_documents(app)
+def add_common(
+    app: App, routes: Blueprint, kind: Kind, documents: Documents, listed: Listed
+) -> None:
+    """The routes that need nothing but the kind of job; `listed` makes what lists show."""
 
     async def verb(job: str, decide: Any, message: str) -> Response:
         now = app.now()
@@ -68,7 +71,7 @@ def add_common(app: App, routes: Blueprint, kind: Kind, documents: Documents) ->
 
         def read() -> Response:  # written out here too, so that the loop isn't kept by long lists
             found, total = app.store.jobs.page(which, wanted)
-            return wire.encode(wire.paged("jobs", list(map(shown, found)), total, wanted))
+            return wire.encode(wire.paged("jobs", list(map(listed, found)), total, wanted))
 
         return await app.lanes.run(Lane.READ, read)
 

@@ -12,7 +12,14 @@ from teckochecker.domain import JobDraft, Kind, TriggerOn
 from teckochecker.lanes import Lane
 from teckochecker.validation import Fields, job_draft
 from teckochecker.web import job_schemas, schemas, wire
-from teckochecker.web.job_routes import Documents, add_common, edited, existing, wanted_actions
+from teckochecker.web.job_routes import (
+    Documents,
+    Listed,
+    add_common,
+    edited,
+    existing,
+    wanted_actions,
+)
 
 _DOCUMENTS = Documents(
     one=job_schemas.JobDocument,
@@ -23,9 +30,9 @@ _DOCUMENTS = Documents(
 )
 
 
-def jobs(app: App) -> Blueprint:
+def jobs(app: App, listed: Listed) -> Blueprint:
     routes = tag(["Jobs"])(Blueprint("jobs", __name__, url_prefix="/api/jobs"))  # type: ignore[type-var]  # quart-schema takes blueprints too
-    add_common(app, routes, Kind.POLLING, _DOCUMENTS)
+    add_common(app, routes, Kind.POLLING, _DOCUMENTS, listed)
 
     @routes.post("")
     @document_request(job_schemas.NewJob)

@@ -28,6 +28,10 @@ class TooSlow(TeckoError):
     """A body that didn't arrive in time."""
 
 
+class TooBusy(TeckoError):
+    """A request for which there is no room now."""
+
+
 class TooMany(TeckoError):
     """Too many wrong tokens from one address."""
 
@@ -41,6 +45,7 @@ _STATUS: Final = (  # the first that fits
     (TooLarge, 413, "Body too large"),
     (TooSlow, 408, "Body too slow"),
     (TooMany, 429, "Too many attempts"),
+    (TooBusy, 503, "Too busy"),
     (OutsideError, 502, "A service failed"),
     (StoreError, 503, "Database not ready"),
     (FolderError, 503, "Disk not ready"),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
 from typing import Any, Final
 
 import msgspec
@@ -35,8 +34,8 @@ MAX_DEPTH: Final = 32
 MAX_NUMBER: Final = 2**53  # beyond it, readers of JSON disagree
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
-_REMEMBERED: Final = 1000  # documents of jobs
-_REMEMBERED_CHARS: Final = 4096  # of a job as stored; data may be much longer
+_REMEMBERED: Final = 1000  # documents of jobs,
+_REMEMBERED_BYTES: Final = 4096  # but none longer than this: 8 MB in all with what they are of
 _ID: Final = re.compile(r"[0-9]{1,19}")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _NO_WEBHOOK: Final = {  # a custom check shows these fields without one, too
@@ -137,34 +136,35 @@ def paged(name: str, rows: Sequence[object], total: int, page: Page) -> dict[str
 def job_documents(app: App) -> Callable[[str], msgspec.Raw]:
     """From a stored view's text to the job's document, encoded.
 
-    Most jobs of a list are as they were at the last one: theirs aren't made anew.
+    Most jobs of a list are as they were at the last one: theirs aren't made anew. A document
+    follows from the text alone, but for whether the job is being checked.
     """
+    idle: dict[str, tuple[JobId, msgspec.Raw]] = {}
 
-    def encoded(text: str, *, checking: bool | None = None) -> tuple[JobId, msgspec.Raw]:
+    def made(text: str) -> msgspec.Raw:
         view = job_view(text)
-        document = job_document(app, view, checking=checking)
-        return view.job.id, msgspec.Raw(_encoder.encode(document))
-
-    idle = lru_cache(maxsize=_REMEMBERED)(partial(encoded, checking=False))
+        checking = app.pulse.checking(view.job.id)
+        document = _encoder.encode(_job_document(app, view, checking))
+        if not checking and len(document) <= _REMEMBERED_BYTES:
+            if len(idle) >= _REMEMBERED:
+                idle.clear()
+            idle[text] = (view.job.id, msgspec.Raw(document))
+        return msgspec.Raw(document)
 
     def shown(text: str) -> msgspec.Raw:
-        if len(text) <= _REMEMBERED_CHARS:
-            job_id, document = idle(text)
-            if not app.pulse.checking(job_id):
-                return document
-        return encoded(text)[1]
+        known = idle.get(text)
+        return made(text) if known is None or app.pulse.checking(known[0]) else known[1]
 
     return shown
 
 
-def job_document(app: App, view: JobView, *, checking: bool | None = None) -> dict[str, object]:
-    """A job as the API shows it: its fields as they were given, and how it stands.
+def job_document(app: App, view: JobView) -> dict[str, object]:
+    """A job as the API shows it: its fields as they were given, and how it stands."""
+    return _job_document(app, view, app.pulse.checking(view.job.id))
 
-    `checking` says whether it is being checked, None asks the pulse.
-    """
+
+def _job_document(app: App, view: JobView, checking: bool) -> dict[str, object]:
     job = view.job
-    if checking is None:
-        checking = app.pulse.checking(job.id)
     source = app.sources[job.source.kind]
     document: dict[str, object] = {
         "id": job.id,
