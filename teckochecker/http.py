@@ -15,7 +15,7 @@ import socket
 import ssl
 import threading
 import zlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import MappingProxyType
@@ -27,8 +27,9 @@ import msgspec
 
 from teckochecker import __version__, addresses
 from teckochecker.addresses import Allowed, endpoint
-from teckochecker.domain import MAX_ANSWER_BYTES, Value
+from teckochecker.domain import MAX_ANSWER_BYTES, Secret, Value, replace
 from teckochecker.errors import Fault, HttpError
+from teckochecker.masking import Mask
 from teckochecker.network import CheckedNetwork, Connections, Exchange, Resolve, tls_context
 
 MAX_BYTES = 64 * 1024  # of an answer; a status document has 2 KiB
@@ -173,9 +174,11 @@ class Http:
         connect_timeout_s: float = 10.0,
         pool_key: str = "",
         max_bytes: int = MAX_BYTES,
+        secrets: Iterable[Secret] = (),
     ) -> Reply:
         """Send one request and read its answer, whatever its status, within `timeout_s`.
 
+        Values of `secrets` are masked in the answer here, before anybody cuts a part of it out.
         Only resolving the name may take longer: the C library can't be interrupted. Raises
         AddressRefused, or HttpError with Fault.REFUSED for what can't be sent as it is, or
         with Fault.TRANSIENT; once an answer has begun, the error holds its status. A GET or HEAD
@@ -185,9 +188,10 @@ class Http:
         self._exchange.begin(timeout_s)
         sent = _as_sent(request, connect_timeout_s)
         try:
-            return self._sent(sent, f"{sent.url.origin} {pool_key}", max_bytes)
+            reply = self._sent(sent, f"{sent.url.origin} {pool_key}", max_bytes)
         except _FAILURES as error:
             raise _failure(error, self._exchange, _where(request.url)) from error
+        return _masked(reply, Mask(secrets))
 
     def _sent(self, request: httpcore.Request, key: str, max_bytes: int) -> Reply:
         try:
@@ -227,6 +231,15 @@ class Http:
                     kept_s=self._kept_s,
                 )
             return self._connections
+
+
+def _masked(reply: Reply, mask: Mask) -> Reply:
+    body = mask.text(reply.body.decode("utf-8", "surrogateescape"))
+    return replace(
+        reply,
+        headers={name: mask.text(value) for name, value in reply.headers.items()},
+        body=body.encode("utf-8", "surrogateescape"),
+    )
 
 
 def _built(

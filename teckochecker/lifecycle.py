@@ -41,6 +41,9 @@ _SOURCE_SECRETS: Final = frozenset(
     {"openai_secret", "openai_secret_id", "script_git_secret", "script_git_secret_id"}
 )
 PERMANENT: Final = frozenset({Fault.CREDENTIALS, Fault.NOT_FOUND})
+ACCOUNT_FAULTS: Final = frozenset(
+    {Fault.RATE_LIMITED, Fault.QUOTA}
+)  # told of every job of a secret
 
 
 class Change(Value, frozen=True, kw_only=True):
@@ -343,7 +346,7 @@ def _errs_too_often(job: Job, finding: Finding) -> bool:
 
 def _hold_until(finding: Finding, now: datetime) -> datetime | None:
     """Until when the service doesn't want to hear from the account, whatever became of the job."""
-    if finding.fault is not Fault.RATE_LIMITED or finding.retry_after_s is None:
+    if finding.fault not in ACCOUNT_FAULTS or finding.retry_after_s is None:
         return None
     return now + timedelta(seconds=finding.retry_after_s)
 

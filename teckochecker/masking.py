@@ -172,6 +172,13 @@ def _url_forms(value: str) -> Iterator[str]:
 
 
 def _escaped_forms(value: str) -> Iterator[str]:
+    for form in _escaped_once(value):
+        yield form
+        yield json.dumps(form)[1:-1]  # a message of an error within a document
+        yield json.dumps(form, ensure_ascii=False)[1:-1]
+
+
+def _escaped_once(value: str) -> Iterator[str]:
     for ascii_only in (True, False):
         escaped = json.dumps(value, ensure_ascii=ascii_only)[1:-1]
         yield escaped

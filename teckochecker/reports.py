@@ -99,14 +99,17 @@ def observe_check(
         app.metrics.dispatch_lag.observe(lag_s)
     app.metrics.checks.labels(kind, verdict).inc()
     app.metrics.check_duration.labels(kind).observe((now - started_at).total_seconds())
+    about: dict[str, str] = {}
     if kind == SANDBOXED:
         _observe_script(app, work, finding, (now - started_at).total_seconds())
+        about["runtime"] = work.job.source.doc["script_runtime"]
     log.info(
         "job.checked",
         job_id=work.job.id,
         verdict=verdict,
         duration_ms=(now - started_at) // _MS,
         message=finding.message,
+        **about,
     )
 
 

@@ -118,7 +118,7 @@ class Metrics:
         self.execution_errors = counter(
             f"{custom}_errors", "Custom checks that ended in ERROR", "error_type"
         )
-        self.containers = gauge("docker_containers_active", "Custom checks running now")
+        self.containers = gauge("docker_containers_active", "Containers that live now")
         self.container_startup = histogram(
             "docker_container_startup_seconds", "What the engine took to start a container"
         )

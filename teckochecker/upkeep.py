@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from teckochecker.app import App
-from teckochecker.domain import OPEN, SANDBOXED, Job
+from teckochecker.domain import OPEN, SANDBOXED, Job, Status
 from teckochecker.errors import FolderError, StoreBusy, StoreFull
 from teckochecker.lanes import Lane
 from teckochecker.notify import SILENT, Notifier
@@ -21,7 +21,7 @@ from teckochecker.pulse import STALLED, health
 from teckochecker.sandbox import DockerError, Missing, Needs
 from teckochecker.scripts import shelf
 from teckochecker.sources import Script
-from teckochecker.sources.script_fields import DEFAULT_MEMORY_MB
+from teckochecker.sources.script_fields import memory_wanted_mb
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -122,11 +122,13 @@ async def _sandbox(app: App) -> None:
 
 
 async def _warn_of_memory(app: App) -> None:
-    """Say so when the checks that may run together could need more than the host has."""
+    """Say so when the checks that may run together could need more than the host has.
+
+    `doctor` judges the same jobs by the same sum.
+    """
     places = app.settings.max_concurrent_checks
-    wanted_mb = places * DEFAULT_MEMORY_MB
-    for job in await _scripted(app):
-        wanted_mb = max(wanted_mb, places * int(job.source.doc["resource_limits"]["memory_mb"]))
+    active = (job.source.doc for job in await _scripted(app) if job.status is Status.ACTIVE)
+    wanted_mb = memory_wanted_mb(active, places)
     host_mb = (await app.lanes.run(Lane.CARE, app.sandbox.host)).memory_bytes // 2**20
     if wanted_mb > host_mb:
         log.warning(

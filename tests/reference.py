@@ -51,8 +51,9 @@ What `--help` says, of every command.
 
 <!-- made from the program by `{COMMAND}` -->
 
-Names and ids both address a thing. Every command that prints takes `--output json`. Exit codes
-are in the [README](../../README.md#exit-codes).
+Names and ids both address a thing. Every command takes `--output json`, but for `demo`, `export`
+(which writes YAML), `completion`, `--version` and `--licenses`. Exit codes are in the
+[README](../../README.md#exit-codes).
 """
 _API_HEAD: Final = f"""\
 # HTTP API

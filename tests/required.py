@@ -1,5 +1,5 @@
 """What a test needs of this machine: without it the test skips and says why, or, where
-TECKO_REQUIRE names its kind (`docker,browser,binary,promtool,compose`), fails."""
+TECKO_REQUIRE names its kind (`docker,browser,binary,promtool,compose,curl`), fails."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import standardwebhooks
 from hypothesis import given
 from hypothesis import strategies as st
 
+from teckochecker import outbox
 from teckochecker.actions.webhook import query, signature
 from teckochecker.domain import Event, JobId, Secret, Verdict
 from teckochecker.errors import WebhookError
@@ -148,7 +149,11 @@ async def test_a_webhook_without_body_tells_by_its_query(
     method: str,
 ) -> None:
     completed(openai)
-    templates = {"job": "{job_id}", "text": "<{job_name}> {status}: {data.batches.0.batch_id}"}
+    templates = {
+        "job": "{job_id}",
+        "text": "<{job_name}> {status}: {data.batches.0.batch_id}",
+        "event": "{event_id}=ž&{check_status}",
+    }
     job = {
         **webhook_job,
         "name": "day & night",
@@ -165,6 +170,7 @@ async def test_a_webhook_without_body_tells_by_its_query(
         "fixed": ["1"],
         "job": [str(made["id"])],
         "text": ["<day & night> SUCCESS: batch_a"],
+        "event": [f"{call.headers['webhook-id']}=ž&SUCCESS"],
     }
 
 
@@ -294,6 +300,52 @@ def test_templates_keep_falsy_values_and_the_text_around() -> None:
         "gone": "<>",
         "json": '[{"batch_id":"batch_a"}]',
         "plain": "{not closed",
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "job_id",
+        "job_name",
+        "check_status",
+        "check_message",
+        "timestamp",
+        "execution_time_ms",
+        "event_id",
+    ],
+)
+def test_templates_know_the_names_of_the_body_and_write_them_as_it_does(name: str) -> None:
+    told = json.loads(outbox.body(event()))
+    assert query({"it": f"<{{{name}}}>"}, event()) == {"it": f"<{told[name]}>"}
+
+
+def test_templates_take_the_data_by_its_short_and_its_long_name() -> None:
+    for name in ("data", "check_data"):
+        templates = {
+            "one": f"{{{name}.batches.0.batch_id}}",
+            "gone": f"<{{{name}.nowhere at all}}>",
+            "all": f"{{{name}}}",
+        }
+        found = query(templates, event())
+        assert (found["one"], found["gone"]) == ("batch_a", "<>")
+        assert json.loads(found["all"]) == event().data
+    gone = {"check": "<{check_job_id}{check_event_id}{check_timestamp}{status.x}{timestamp.x}>"}
+    assert query(gone, event()) == {"check": "<>"}
+
+
+@pytest.mark.parametrize("key", ["a b", "größe", "a/b?c&d=e#f", "50%", '"', "[0]", "🐎", "a\nb"])
+def test_a_path_below_data_holds_any_characters_but_braces(key: str) -> None:
+    found = query({"it": f"<{{data.deep.{key}}}>"}, event(data={"deep": {key: "x & ž"}}))
+    assert found == {"it": "<x & ž>"}
+
+
+def test_braces_that_are_no_placeholder_stay() -> None:
+    templates = {"json": '{"a b": {job_id}}', "blank": "{job id}", "nested": "{data.a{b}}"}
+    assert query(templates, event(data={})) == {
+        "json": '{"a b": 7}',
+        "blank": "{job id}",
+        "nested": "{data.a}",
     }
 
 

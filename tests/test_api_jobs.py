@@ -13,7 +13,7 @@ from teckochecker.domain import Finding, Verdict
 from teckochecker.errors import Fault, KeboolaError
 from teckochecker.simulators import Batch, Keboola, OpenAI
 from tests.conftest import Api, eventually
-from tests.states import ERROR, INTO, REFUSED, SENT, check, deliver, finding
+from tests.states import ERROR, INTO, REFUSED, SENT, UNDECIDED, check, deliver, finding
 
 NIGHTLY = "/api/jobs/nightly"
 FIELDS = {
@@ -235,8 +235,21 @@ async def test_it_names_every_unknown_or_unfit_secret_at_once(
 
     problem = await api("POST", "/api/jobs", job_fields | wrong, expect=400)
 
+    assert problem["code"] == 1001
     assert "must be of type openai" in faults(problem)["openai_secret"]
     assert "doesn't exist" in faults(problem)["keboola_secret"]
+
+
+async def test_a_secret_of_another_type_is_no_unknown_one(
+    api: Api, secrets: dict[str, int], job_fields: dict[str, Any]
+) -> None:
+    wrong = {"openai_secret": "keboola-prod", "keboola_secret": "openai-prod"}
+
+    problem = await api("POST", "/api/jobs", job_fields | wrong, expect=400)
+
+    assert problem["code"] == 1100
+    assert "must be of type openai" in faults(problem)["openai_secret"]
+    assert "must be of type keboola" in faults(problem)["keboola_secret"]
 
 
 # Names and ids
@@ -782,6 +795,24 @@ async def test_a_list_shows_the_same_documents_as_the_jobs_alone(
         alone = await api("GET", f"/api/jobs/{one['id']}")
         del alone["logs"]
         assert listed[one["id"]] == alone
+
+
+async def test_what_may_have_been_started_is_looked_for_where_it_was(
+    app: App, api: Api, job: dict[str, Any]
+) -> None:
+    INTO["delivering"](app, job["id"])
+    lost = KeboolaError("The answer was lost.", Fault.TRANSIENT, maybe_done=True)
+    deliver(app, job["id"], lost)
+
+    problem = await api("PUT", NIGHTLY, {"keboola_configuration_id": "222"}, expect=409)
+    assert problem["code"] == 1005
+    assert "being looked for" in problem["detail"]
+    assert (await api("GET", NIGHTLY))["keboola_configuration_id"] == "123456"
+    await api("PUT", NIGHTLY, {"keboola_secret": "keboola-prod"})
+
+    await api("POST", f"{NIGHTLY}/trigger")
+    deliver(app, job["id"], UNDECIDED)
+    await api("PUT", NIGHTLY, {"keboola_configuration_id": "222"})
 
 
 @pytest.mark.parametrize("state", INTO)

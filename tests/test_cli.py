@@ -292,6 +292,15 @@ def test_the_help_of_every_command_has_an_example(command: tuple[str, ...], bare
     assert f"Example: teckochecker {' '.join(command)}" in shown
 
 
+def test_every_command_but_three_gives_json(bare: Shell) -> None:
+    without = {
+        command
+        for command in commands()
+        if not re.search(r"--output\s[^-]*\bjson\b", bare.good(*command, "--help").out)
+    }
+    assert without == {("demo",), ("export",), ("completion",)}
+
+
 def test_help_is_plain_text_that_fits_a_terminal(bare: Shell) -> None:
     for command in ((), ("job",), ("job", "create"), ("completion",)):
         shown = bare.good(*command, "--help").out
@@ -717,6 +726,11 @@ def test_delete_without_a_terminal_is_no_unless_yes_is_given(stocked: Shell) -> 
         "Secret 1 'openai-prod' deleted.\n"
     )
     assert stocked("secret", "delete", "openai-prod", "--yes").code == 3
+    assert stocked.json("secret", "delete", "keboola-prod", "--yes") == {
+        "id": 2,
+        "name": "keboola-prod",
+        "deleted": True,
+    }
 
 
 def test_a_secret_in_use_stays(stocked: Shell) -> None:
@@ -916,6 +930,14 @@ def test_a_job_goes_through_its_commands_by_id_and_name(stocked: Shell) -> None:
     assert stocked("job", "delete", "other").code == 1
     assert stocked.good("job", "delete", "other", "--yes").out == "Job 1 'other' deleted.\n"
     assert stocked("job", "show", "1").code == 3
+
+
+@pytest.mark.parametrize("view", ["job", "custom-check"])
+def test_deleting_a_job_is_told_in_json(view: str, stocked: Shell) -> None:
+    fields = JOB if view == "job" else ("--runtime=python",)
+    stocked.good(view, "create", "--name=nightly", *fields)
+    told = stocked.json(view, "delete", "nightly", "--yes")
+    assert told == {"id": 1, "name": "nightly", "deleted": True}
 
 
 @pytest.mark.parametrize("name", ["", " ", ".", "..", "nobody", "a/b", "99999999999999999999", "?"])

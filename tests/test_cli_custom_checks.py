@@ -231,7 +231,9 @@ def test_a_script_comes_with_the_entry_point_that_is_cleared(sh: Shell) -> None:
     create(sh, "nightly", "--entrypoint=old.py", "--script=check.py")
     sh.good("custom-check", "update", "nightly", "--clear=script_entrypoint", "--script=check.py")
     assert sh.json("custom-check", "show", "nightly")["script_entrypoint"] == "main.py"
-    assert sh.json("custom-check", "script-info", "nightly")["metadata"]["files"] == 1
+    assert sh.json("custom-check", "script-info", "nightly")["metadata"]["files"] == [
+        {"path": "main.py", "size_bytes": 8}
+    ]
 
 
 def test_a_change_can_bring_a_new_script(sh: Shell) -> None:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import functools
+import gzip
 import json
 import os
 import shutil
 import signal
 import subprocess
-from base64 import b64encode
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from teckochecker.sandbox.images import RUNNERS
 from teckochecker.sandbox.settings import INSTANCE, RUN
-from teckochecker.simulators import Receiver
+from teckochecker.simulators import Answer, Receiver
 from tests.benchmarks.harness import wait_for
 from tests.benchmarks.kill_soak import Victim, make_home
 from tests.gate import GATED, Gate
 from tests.sandboxed import ENVIRONMENT, containers_of, engine, purge, ready
+from tests.test_masking import forms, shifted
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
@@ -163,21 +167,29 @@ SECRETS = {
     "quoted": "planted-pl\"anted'quo\\tes-55",
     "border": "planted-cut-by-a-border-7777",
 }
-TRACES = ("planted", "border-7777", "anted'quo", "of-another-0123")
+HEADER = "planted-in-a-header-4444"
+TRACES = ("planted", "border-7777", "anted'quo", "of-another-0123", "a-header-4444")
 PRINTS = (
     GATED
     + """
 import base64, sys, urllib.parse
 values = [os.environ[name] for name in ("WORD", "PART", "WHOLE", "QUOTED", "BORDER")]
+
+def forms(value):
+    data = value.encode()
+    yield from (value, data.hex(), data.hex().upper())
+    yield from (urllib.parse.quote(value, safe=""), urllib.parse.quote_plus(value))
+    for before in (b"", b"u", b"u:"):
+        yield base64.b64encode(before + data).decode()
+        yield base64.urlsafe_b64encode(before + data + b"@").decode()
+
 status = word()
 for stream in (sys.stdout, sys.stderr):
     stream.write((os.environ["BORDER"] + " ") * 50_000)  # whatever is cut, it is cut within one
     print(file=stream)
     for value in values:
-        encoded = base64.b64encode(value.encode()).decode()
-        quoted = urllib.parse.quote(value)
-        print(value, repr(value), json.dumps(value), encoded, quoted, file=stream)
-data = {value: [value, {"inner": f"<{value}>"}] for value in values}
+        print(repr(value), json.dumps(value), *forms(value), file=stream)
+data = {value: [*forms(value), {"inner": f"<{value}>"}] for value in values}
 print(json.dumps({"status": status, "message": " and ".join(values), "data": data}), flush=True)
 """
 )
@@ -187,14 +199,16 @@ def test_a_secret_is_nowhere_in_what_is_written_shown_or_sent(
     make_daemon: Make, gate: Gate, receiver: Receiver
 ) -> None:
     daemon = make_daemon(LOG_LEVEL="DEBUG")
-    daemon.start()
-    for name, value in SECRETS.items():
+    url = daemon.start()
+    for name, value in {**SECRETS, "header": HEADER}.items():
         body = {"name": name, "type": "generic", "value": value}
         daemon.call("POST", "/api/admin/secrets", body)
+    receiver.instead("POST", "/hook", Answer(200, {"echo": list(forms(HEADER).values())}))
     variables = {name.upper(): f"secret_ref:{name}" for name in SECRETS}
     fields = {
         "env_vars": {**variables, **gate.env_vars},
         "webhook_url": f"{receiver.url}/hook",
+        "webhook_headers": {"X-Token": "Bearer secret_ref:header"},
         "webhook_query_params": {"said": "{message}", "data": "{data}"},
     }
     add(daemon, "spills", PRINTS, **fields)
@@ -215,29 +229,103 @@ def test_a_secret_is_nowhere_in_what_is_written_shown_or_sent(
     assert told["check_status"] == "SUCCESS"
     assert told["check_message"] == " and ".join(["***"] * 5)
     assert_no_trace(call.raw, "the webhook's body")
-    assert_no_trace(json.dumps([call.path, call.query, call.headers]), "the webhook's URL")
-    for path in ("", "/1", "/1/logs", "/1/deliveries", "/1/script/info"):
-        assert_no_trace(json.dumps(daemon.call("GET", f"{CHECKS}{path}")), path)
+    sent = dict(call.headers)
+    assert sent.pop("x-token") == f"Bearer {HEADER}"  # here, and nowhere else
+    assert_no_trace(json.dumps([call.path, call.query, sent]), "the webhook's URL")
+    for path in SHOWN:
+        assert_no_trace(shown(daemon, url, path), path)
+    assert_no_trace(changes(daemon, url), "/api/events")
     (line, *_) = [
         line for line in daemon.call("GET", f"{CHECKS}/1/logs")["logs"] if line["exit_code"] == 0
     ]
     assert "***" in line["stdout"]
     assert "***" in line["stderr"]
     assert {one["variable"] for one in line["secrets_opened"]} == set(variables)
+    (delivery,) = daemon.call("GET", f"{CHECKS}/1/deliveries")["deliveries"]
+    assert "***" in delivery["attempts"][0]["answer"]
+    backup = backed_up(daemon)
     daemon.kill()  # as it lies there, without a checkpoint
     for file in daemon.home.rglob("*"):
         if file.is_file():
-            assert_no_trace(file.read_bytes(), str(file))
+            assert_no_trace(unpacked(file), str(file))
+    assert b"SQLite format 3" in unpacked(backup)
     assert_nowhere_on_the_engine()
+
+
+SHOWN = (
+    *(f"{CHECKS}{path}" for path in ("", "/1", "/1/logs", "/1/deliveries", "/1/script/info")),
+    "/",
+    "/api/jobs?kind=all&limit=1000",
+    "/api/heartbeats?ids=1&limit=30",
+    "/api/stats",
+    "/api/system",
+    "/api/admin/secrets",
+    "/api/health",
+    "/metrics",
+)
+"""What the API lists, and all that the page asks for."""
+
+
+def shown(daemon: Victim, url: str, path: str) -> bytes:
+    answer = httpx.get(f"{url}{path}", headers=bearer(daemon), trust_env=False)
+    assert answer.status_code == 200, f"{path}: {answer.text}"
+    return answer.content
+
+
+def changes(daemon: Victim, url: str) -> str:
+    """What a browser that comes back is told of all that happened to the jobs."""
+    headers = {**bearer(daemon), "last-event-id": "0"}
+    with httpx.stream("GET", f"{url}/api/events", headers=headers, trust_env=False) as answer:
+        lines = answer.iter_lines()
+        assert "event: jobs" in lines  # reads up to there
+        return next(lines)
+
+
+def bearer(daemon: Victim) -> dict[str, str]:
+    return {"authorization": f"Bearer {daemon.token}"}
+
+
+def backed_up(daemon: Victim) -> Path:
+    """A backup within the home, made while the daemon runs."""
+    target = daemon.home / "backup.tar.gz"
+    done = subprocess.run(
+        [sys.executable, "-m", "teckochecker", "backup", "create", target],
+        env=daemon.env,
+        capture_output=True,
+        text=True,
+        timeout=LONG_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert_no_trace(done.stdout + done.stderr, "what `backup create` says")
+    return target
+
+
+def unpacked(file: Path) -> bytes:
+    data = file.read_bytes()
+    return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
 
 
 def assert_no_trace(text: str | bytes, where: str) -> None:
     data = text.encode() if isinstance(text, str) else text
-    for trace in TRACES:
-        assert trace.encode() not in data, f"{trace} in {where}"
-    for value in SECRETS.values():
-        if value != "SUCCESS":
-            assert b64encode(value.encode()).rstrip(b"=")[:-2] not in data, where
+    for trace in (*TRACES, *encodings()):
+        at = data.find(trace.encode())
+        assert at < 0, f"{trace} in {where}: {data[max(0, at - 300) : at + 300]!r}"
+
+
+@functools.cache
+def encodings() -> frozenset[str]:
+    """The planted values as programs print them; the word SUCCESS by itself is no trace."""
+    found = {HEADER, *SECRETS.values()}
+    for value in tuple(found):
+        found.update(forms(value).values())
+        found.update((json.dumps(value)[1:-1], repr(value)[1:-1]))
+        for before in (b"", b"u", b"u:"):
+            # Its middle: the characters that no neighbour's bits are in.
+            first, end = -(-8 * len(before) // 6), 8 * len(before + value.encode()) // 6
+            middle = shifted(value, before, b"")[first:end]
+            found.update((middle, middle.replace("+", "-").replace("/", "_")))
+    return frozenset(one for one in found if SECRETS["word"] not in one)
 
 
 def inspected(instance: str) -> str:
@@ -260,8 +348,11 @@ def assert_nowhere_on_the_engine() -> None:
     if not os.access(root, os.R_OK):
         return
     command = ["grep", "--recursive", "--files-with-matches", "--fixed-strings", "--text"]
+    of_the_word = set(forms(SECRETS["word"]).values())  # any program may have that one
     found = subprocess.run(
-        [*command, "--regexp", SECRETS["border"], "--regexp", SECRETS["whole"], str(root)],
+        [*command, "--file=-", str(root)],
+        input="\n".join(one for one in encodings() if len(one) >= 12 and one not in of_the_word),
+        env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
         capture_output=True,
         text=True,
         check=False,

@@ -30,7 +30,7 @@ from teckochecker.telemetry import Metrics
 from tests import reference
 from tests.sandboxed import ENVIRONMENT, now, ready
 from tests.test_examples import node
-from tests.test_readme import blocks, home, run_in_order
+from tests.test_readme import blocks, home, run_document, run_in_order
 
 __all__ = ["home"]  # a fixture
 
@@ -120,7 +120,7 @@ def test_a_reference_that_is_out_of_date_is_found(tmp_path: Path) -> None:
 @every_prose
 def test_every_command_block_runs_or_says_why_not(document: Path) -> None:
     assert len(blocks(document)) == len(fenced(document, "sh"))
-    assert {one.needs for one in blocks(document)} <= {None, "docker"}
+    assert {one.needs for one in blocks(document)} <= {None, "docker", "curl"}
 
 
 @pytest.mark.slow
@@ -128,8 +128,7 @@ def test_every_command_block_runs_or_says_why_not(document: Path) -> None:
 def test_its_commands_work_in_order_in_an_empty_home(
     document: Path, home: Path, tmp_path: Path
 ) -> None:
-    runnable = [one.text for one in blocks(document) if not (one.not_run or one.needs)]
-    run_in_order(runnable, home, tmp_path)
+    run_document(document, home, tmp_path)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,7 +19,9 @@ import pytest
 
 from teckochecker.cli import doctor_here as here
 from teckochecker.cli import doctor_outside as outside
+from teckochecker.cli.doctor_here import Check
 from teckochecker.config import Settings
+from teckochecker.sandbox import Host
 from teckochecker.simulators import Keboola, OpenAI
 from tests import test_cli
 from tests.parts import plain_settings
@@ -211,12 +214,14 @@ def test_private_addresses_stay_closed(tmp_path: Path) -> None:
 # Custom checks
 
 
-def check(memory_mb: int = 512) -> dict[str, Any]:
+def check(memory_mb: int = 512, **fields: Any) -> dict[str, Any]:
     return {
         "kind": "custom_check",
         "script_git_url": None,
         "script_runtime": "python",
         "resource_limits": {"memory_mb": memory_mb, "cpu_cores": 0.5},
+        "network": "open",
+        **fields,
     }
 
 
@@ -233,14 +238,38 @@ def test_an_engine_is_missed_only_where_custom_checks_need_it(tmp_path: Path) ->
     assert "DOCKER_HOST" in needed["engine"].remedy
 
 
+def test_checks_on_an_open_network_are_told_with_what_they_reach(tmp_path: Path) -> None:
+    settings, closed = without_engine(tmp_path), check(network="none")
+    some = {one.name: one for one in outside.sandbox(settings, [check(), check(), closed])}
+    one_open = {one.name: one for one in outside.sandbox(settings, [check(), closed])}
+    assert some["network"].state == "note"
+    assert some["network"].detail.startswith("2 active checks on an open network reach ")
+    assert "169.254.169.254" in some["network"].detail
+    assert "--network none" in some["network"].remedy
+    assert one_open["network"].detail.startswith("1 active check on an open network reaches ")
+    assert "network" not in {one.name for one in outside.sandbox(settings, [closed])}
+
+
+def test_the_engines_line_tells_its_safeguards() -> None:
+    host = Host(cpus=2, memory_bytes=1, seccomp=True, apparmor=False, version="28.0.1")
+    bare = replace(host, seccomp=False, apparmor=True)
+    assert outside._engine(host) == Check(
+        "engine", "ok", "Docker 28.0.1, AppArmor absent, our filter of system calls used"
+    )
+    assert outside._engine(bare).detail.endswith(
+        "AppArmor present, our filter of system calls not used"
+    )
+
+
 def test_memory_that_checks_may_take_at_once_is_compared_with_the_engines() -> None:
     mb = 1024 * 1024
-    fits = outside._memory([check(512)] * 3, 50, 2048 * mb)
-    too_much = outside._memory([check(1024), check(512), check(64)] * 2, 4, 2048 * mb)
+    fits = outside._memory([check(64)], 4, 2048 * mb)
+    too_much = outside._memory([check(1024), check(64)], 4, 2048 * mb)
     assert (fits.state, too_much.state) == ("ok", "warning")
-    assert "4 custom checks at once may take 3072 MB" in too_much.detail
+    assert "4 custom checks at once may take 4096 MB; the engine has 2048 MB" in too_much.detail
     assert "set MAX_CONCURRENT_CHECKS to 2" in too_much.remedy
     assert "to 1," in outside._memory([check(4096)], 50, 1024 * mb).remedy
+    assert [outside._memory([], 4, size * mb).state for size in (2048, 2047)] == ["ok", "note"]
 
 
 @pytest.mark.docker
@@ -250,6 +279,9 @@ def test_the_engine_and_its_images_are_looked_at(tmp_path: Path) -> None:
     found = {one.name: one for one in outside.sandbox(settings, [check()])}
     if found["engine"].state == "bad":
         absent("docker", found["engine"].detail)
-    assert found["engine"].detail.startswith("Docker ")
+    assert re.fullmatch(
+        r"Docker \S+, AppArmor (present|absent), our filter of system calls (not )?used",
+        found["engine"].detail,
+    )
     assert found["image of python"].state in ("ok", "bad")
     assert found["memory"].state in ("ok", "warning")

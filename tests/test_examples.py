@@ -34,6 +34,8 @@ from teckochecker.sandbox.settings import Runtime
 from teckochecker.scripts import archive, shelf
 from teckochecker.simulators import DROP, HTML, LIST, TRUNCATED, Answer, Receiver
 from teckochecker.verdicts import Limits, RunResult, Stream, finding
+from tests.benchmarks.kill_soak import Victim, make_home
+from tests.required import absent
 from tests.sandboxed import (
     ENVIRONMENT,
     TESTS,
@@ -527,10 +529,8 @@ class TestReceivers:
 
 class TestReadme:
     def test_its_commands_can_be_read_by_a_shell(self) -> None:
-        text = (EXAMPLES / "README.md").read_text()
-        blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-        assert len(blocks) >= 6
-        for block in blocks:
+        assert len(_blocks()) >= 6
+        for block in _blocks():
             subprocess.run(["bash", "-n"], input=block, text=True, check=True)
 
     def test_its_calls_carry_a_token_and_a_config_that_is_json(self) -> None:
@@ -546,6 +546,59 @@ class TestReadme:
         named = set(re.findall(r"(?:--script|custom-check run) ([\w/-]+)", text))
         assert {"mock-checker", "gemini-python", "gemini-node"} <= named
         assert [name for name in named if not (EXAMPLES / name).is_dir()] == []
+
+    def test_its_calls_of_the_api_make_jobs(self, tmp_path: Path) -> None:
+        """In a copy, since they name what `build.sh` has packed; no engine is there."""
+        if shutil.which("curl") is None:
+            absent("curl", "curl isn't on this machine")
+        folder, home = tmp_path / "examples", tmp_path / "home"
+        shutil.copytree(EXAMPLES, folder, ignore=shutil.ignore_patterns("dist", "__pycache__"))
+        _built(folder / "dist", folder)
+        (tmp_path / ".curlrc").write_text(r'write-out = "\n%{http_code} %{method}\n"')
+        home.mkdir()
+        upload, later = (text for text in _blocks() if "\ncurl " in f"\n{text}")
+        with Victim(make_home(home), DOCKER_HOST=f"unix://{tmp_path}/none.sock") as daemon:
+            more = {"TECKOCHECKER_URL": daemon.start(), "HOME": str(tmp_path)}
+            env = {**daemon.env, **more}
+            first = _shell(upload, folder, env)
+            (number,) = (job["id"] for job in _listed(folder, env))
+            called = upload[: upload.index("curl ")] + later.replace("/123/", f"/{number}/")
+            then = _shell(called, folder, env)
+            jobs = {job["name"]: job for job in _listed(folder, env)}
+            script = daemon.call("GET", f"/api/custom-checks/{number}/script/info")
+
+        assert re.findall(r"^\d{3} [A-Z]+$", first, re.MULTILINE) == ["201 POST", "200 GET"]
+        assert re.findall(r"^\d{3} [A-Z]+$", then, re.MULTILINE) == ["200 POST", "201 POST"]
+        assert set(jobs) == {"Mock Test", "My Job"}
+        assert jobs["Mock Test"]["env_vars"]["TASK_ID"] == "test_123"
+        assert jobs["My Job"]["script_git_url"] == "https://github.com/your-company/checks.git"
+        assert (home / script["file_path"]).is_file()
+
+
+def _blocks() -> list[str]:
+    return re.findall(r"```sh\n(.*?)```", (EXAMPLES / "README.md").read_text(), re.DOTALL)
+
+
+def _shell(text: str, folder: Path, env: Mapping[str, str]) -> str:
+    """What it prints, with the program on the path; it must succeed."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", text],
+        env={**env, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def _listed(folder: Path, env: Mapping[str, str]) -> list[dict[str, Any]]:
+    told = _shell("teckochecker custom-check list --output json", folder, env)
+    listed: list[dict[str, Any]] = json.loads(told)["jobs"]
+    return listed
 
 
 def _operation(

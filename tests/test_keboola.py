@@ -949,6 +949,25 @@ async def test_a_token_in_an_answer_is_never_shown(
     assert TOKEN not in json.dumps([failed, delivery, logs])
 
 
+@pytest.mark.parametrize("cut", [200, 500, 4096])
+async def test_no_part_of_a_token_is_left_where_an_answer_is_cut(
+    api: Api,
+    engine: None,
+    keboola: Keboola,
+    secrets: dict[str, int],
+    job_fields: dict[str, Any],
+    cut: int,
+) -> None:
+    text = "z" * (cut - len(TOKEN) + 1) + TOKEN
+    keboola.instead(*START, queue_error(422, text))
+    made = await api("POST", "/api/jobs", job_fields, expect=201)
+    path = f"/api/jobs/{made['id']}"
+    failed = await eventually(api, path, lambda job: job["status"] == "failed")
+    delivery = await only_delivery(api, path)
+    logs = await api("GET", f"{path}/logs")
+    assert TOKEN[:12] not in json.dumps([failed, delivery, logs])
+
+
 async def test_testing_a_token_shows_nothing_of_the_answer(
     api: Api, keboola: Keboola, secrets: dict[str, int]
 ) -> None:

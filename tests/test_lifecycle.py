@@ -524,7 +524,11 @@ def test_a_longer_retry_after_is_waited_for_and_a_shorter_one_isnt() -> None:
     assert wait_s(check(job(), error(Fault.RATE_LIMITED, retry_after_s=5.0))) == 60
 
 
-def test_only_a_rate_limit_with_a_time_holds_the_account() -> None:
+def test_an_empty_account_with_a_time_is_held() -> None:
+    assert check(job(), error(Fault.QUOTA, retry_after_s=300.0)).hold_until == after(300)
+
+
+def test_only_a_limit_with_a_time_holds_the_account() -> None:
     told = check(job(), error(Fault.RATE_LIMITED, retry_after_s=300.0))
     untold = check(job(), error(Fault.RATE_LIMITED))
     other = check(job(), error(Fault.TRANSIENT, retry_after_s=300.0))

@@ -61,6 +61,9 @@ def forms(value: str) -> dict[str, str]:
         "repr in a dict": repr({"key": value}),
         "repr between quotes": repr(f'"it\'s" {value}'),
         "repr of bytes": repr(data),
+        "json in json": json.dumps(json.dumps({"key": value})),
+        "repr in json": json.dumps({"error": repr(KeyError(value))}),
+        "repr in json, unicode": json.dumps({"error": repr([value])}, ensure_ascii=False),
     }
 
 

@@ -719,6 +719,36 @@ async def test_a_whole_key_in_an_answer_is_masked(
     assert KEY not in json.dumps([job, logs])
 
 
+@pytest.mark.parametrize("cut", [100, 200, 500, 4096])
+@pytest.mark.parametrize("kind", ["text", "message", "page", "errors"])
+async def test_no_part_of_a_key_is_left_where_an_answer_is_cut(
+    api: Api,
+    engine: None,
+    openai: OpenAI,
+    secrets: dict[str, int],
+    job_fields: dict[str, Any],
+    kind: str,
+    cut: int,
+) -> None:
+    text = "z" * (cut - len(KEY) + 1) + KEY
+    answers = {
+        "text": Answer(500, text.encode()),
+        "message": Answer(500, {"error": {"message": text, "code": text}}),
+        "page": Answer(200, f"<html><title>{text}</title>{text}".encode()),
+        "errors": Answer(
+            200,
+            {"id": "batch_a", "status": "failed", "errors": {"data": [{"message": text}]},
+             "output_file_id": text},
+        ),
+    }  # fmt: skip
+    openai.add("batch_a", answers[kind])
+    made = await api("POST", "/api/jobs", job_fields, expect=201)
+    path = f"/api/jobs/{made['id']}"
+    job = await eventually(api, path, lambda job: job["last_check_status"] is not None)
+    logs = await api("GET", f"{path}/logs")
+    assert KEY[:12] not in json.dumps([job, logs])
+
+
 async def test_a_warning_stands_in_the_log(
     api: Api, engine: None, openai: OpenAI, secrets: dict[str, int], job_fields: dict[str, Any]
 ) -> None:

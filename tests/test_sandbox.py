@@ -27,6 +27,7 @@ import pytest
 from teckochecker.domain import Verdict
 from teckochecker.errors import InvalidInput
 from teckochecker.sandbox import DockerError, ImageMissing, InstallFailed, Needs, Sandbox
+from teckochecker.sandbox.engine import RunCutOff
 from teckochecker.sandbox.images import RUNNERS
 from teckochecker.sandbox.settings import INSTANCE, RUN, Runtime
 from teckochecker.scripts.archive import inspect_installed
@@ -52,6 +53,10 @@ pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 MAIN: Mapping[Runtime, str] = {"python": "main.py", "node": "index.js"}
 HERE: Mapping[Runtime, str] = {"python": "os.getcwd()", "node": "process.cwd()"}
+SLEEPING: Mapping[Runtime, str] = {
+    "python": "import time; time.sleep(60)",
+    "node": "setTimeout(() => {}, 60_000)",
+}
 OPENED = 'print(\'{"status": "SUCCESS"}\', flush=True)\n'
 both = pytest.mark.parametrize("runtime", ["python", "node"])
 
@@ -394,6 +399,25 @@ class TestEngine:
         del running  # whose error refers to sockets that couldn't connect: the SDK forgets them
         gc.collect()
 
+    @both
+    def test_one_that_is_stopped_from_outside_is_cut_off_and_says_so(
+        self, runtime: Runtime
+    ) -> None:
+        """As `docker stop` does, and an engine that ends: it isn't the script's fault."""
+        wanted = request(SLEEPING[runtime], runtime=runtime)
+        client = engine()
+        try:
+            with ThreadPoolExecutor(1) as thread:
+                running = thread.submit(ready().run, wanted, nobody_cancels)
+                _wait(lambda: wanted.run_id in _running())
+                time.sleep(1)  # the script is unpacked and runs
+                client.api.stop(f"teckochecker-{wanted.run_id}", timeout=1)
+                with pytest.raises(RunCutOff, match="stopped from outside"):
+                    running.result(20)
+        finally:
+            client.close()
+        assert leftovers() == []
+
     def test_what_a_killed_process_leaves_is_removed_and_nothing_else(self) -> None:
         foreign = _foreign_container()
         code = (
@@ -431,10 +455,12 @@ class TestEngine:
         with ThreadPoolExecutor(1) as thread:
             running = thread.submit(guest.run, wanted, nobody_cancels)
             _wait(lambda: leftovers() == [wanted.run_id])
+            assert guest.containers == 1
             assert ready().remove_orphans() == 0
             late = Sandbox(ENVIRONMENT, TESTS, lambda: now() + timedelta(minutes=10))
             assert late.remove_orphans() == 1
             running.exception()  # it ends, with one or without
+        assert guest.containers == 0
 
     def test_secrets_are_nowhere_on_the_engine(self) -> None:
         secret = f"hunter2-{uuid.uuid4().hex}"

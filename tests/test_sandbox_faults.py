@@ -75,6 +75,19 @@ def test_a_folder_that_cant_be_written_is_no_fault_of_ours_or_the_scripts(
         prepared.prepare(needs, lambda printed, clean: None, lambda: None)
 
 
+def test_a_container_counts_from_its_making_to_its_removal() -> None:
+    engine: Any = FakeEngine()
+    runs = Runs(engine, "instance", lambda: NOW, guest=False)
+    seen: list[int] = []
+    engine.create_container_from_config = lambda *_: seen.append(runs.containers)
+
+    with runs._container(engine, "first", {}), runs._container(engine, "second", {}):
+        seen.append(runs.containers)
+
+    assert [*seen, runs.containers] == [1, 2, 2, 0]
+    assert len(engine.removed) == 2
+
+
 def test_an_orphan_that_cant_be_removed_keeps_no_other_from_it() -> None:
     engine: Any = FakeEngine()
     runs = Runs(engine, "instance", lambda: NOW, guest=False)

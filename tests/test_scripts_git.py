@@ -443,6 +443,13 @@ def test_odd_urls_are_refused(url: str) -> None:
         check(Repository(url=url), Allowed())
 
 
+@pytest.mark.parametrize("listed", ["", "a.example", "a.example:80"])
+@pytest.mark.parametrize("url", ["http://a.example/b", "HTTP://10.0.0.1/b", "http://u@a.example/b"])
+def test_http_is_refused_for_itself_whatever_hosts_are_listed(url: str, listed: str) -> None:
+    with pytest.raises(InvalidInput, match=r"^git repositories are fetched over https:// only$"):
+        check(Repository(url=url), Allowed.parse(listed))
+
+
 @pytest.mark.parametrize("url", ["https://github.com/a/b.git", "https://a.example:8443/g/r%20x/"])
 def test_ordinary_urls_pass(url: str) -> None:
     check(Repository(url=url, branch="release/2024.1", subfolder="a/b"), Allowed())

@@ -34,6 +34,7 @@ from teckochecker.errors import (
     ConfigError,
     Fault,
     FolderError,
+    JobNotFound,
     KeboolaError,
     StoreBroken,
     StoreBusy,
@@ -742,3 +743,11 @@ def test_a_secret_of_a_wrong_type_can_not_be_stored(store: Store) -> None:
         )
     store.secrets.add("u", "n", SecretType.OPENAI, b"\x00\xff", NOW)
     assert store.secrets.sealed("n").sealed == b"\x00\xff"
+
+
+@pytest.mark.parametrize("wanted", [99, 10**18, "nobody"])
+def test_who_asks_for_no_job_is_shown_where_those_of_both_kinds_are(
+    store: Store, wanted: int | str
+) -> None:
+    with pytest.raises(JobNotFound, match="`teckochecker job list --kind all` shows those that do"):
+        store.jobs.view(wanted)

@@ -10,18 +10,26 @@ import re
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
 from teckochecker import __version__
-from teckochecker.domain import DeliveryId, JobId, Secret
+from teckochecker.app import App
+from teckochecker.domain import DeliveryId, Finding, JobId, Part, Secret, Verdict
 from teckochecker.errors import FolderError
 from teckochecker.pulse import Pulse, health, percentiles
+from teckochecker.reports import observe_check
+from teckochecker.store import CheckWork
 from teckochecker.telemetry import LOG_FILES, REMEMBERED, Metrics, Redaction, configure_logging
+from tests.conftest import Api
+from tests.parts import SOURCE, job
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 KEY = "sk-a-key-that-nobody-may-see"
@@ -289,6 +297,43 @@ def test_metrics_have_the_names_that_are_documented() -> None:
         assert f"# TYPE {name} " in text
     assert 'teckochecker_deliveries{state="pending"} 3.0' in text
     assert 'teckochecker_checks_total{source="openai",verdict="SUCCESS"} 1.0' in text
+
+
+async def test_containers_that_live_are_counted_not_jobs_in_flight(app: App) -> None:
+    sandbox: Any = SimpleNamespace(containers=3)
+    app.pulse.scripts[JobId(1)] = "script"
+    api = Api(replace(app, sandbox=sandbox))
+
+    text = (await api.client.get("/metrics")).text
+    told = (await api("GET", "/api/health"))["sandbox"]
+    await api.client.aclose()
+
+    assert "\ndocker_containers_active 3.0\n" in text
+    assert told["containers"] == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "more"),
+    [
+        (SOURCE, {}),
+        (Part(kind="script", doc={"script_runtime": "node"}), {"runtime": "node"}),
+    ],
+)
+def test_the_line_of_a_check_tells_the_runtime_of_a_script(
+    app: App, source: Part, more: dict[str, str]
+) -> None:
+    work = CheckWork(job=job(source=source), secrets=())
+    found = Finding(verdict=Verdict.PENDING, message="not yet")
+
+    with capture_logs() as lines:
+        observe_check(app, work, found, NOW, NOW + timedelta(seconds=1.5))
+
+    assert lines == [
+        {
+            "event": "job.checked", "log_level": "info", "job_id": 7, "verdict": "PENDING",
+            "duration_ms": 1500, "message": "not yet", **more,
+        }
+    ]  # fmt: skip
 
 
 # Health

@@ -144,7 +144,9 @@ class Keboola:
         stack = str(doc["keboola_stack_url"]).rstrip("/")
         url = f"{stack}/v2/storage/tokens/verify"
         headers = {"x-storageapi-token": secret.reveal(), "accept": "application/json"}
-        reply = self._http.request("GET", url, headers=headers, timeout_s=REQUEST_TIMEOUT_S)
+        reply = self._http.request(
+            "GET", url, headers=headers, timeout_s=REQUEST_TIMEOUT_S, secrets=(secret,)
+        )
         if reply.status_code != 200:
             raise answers.error_of(reply, now)
         return answers.verified(reply.document())
@@ -227,6 +229,7 @@ class Keboola:
                 params=params,
                 timeout_s=REQUEST_TIMEOUT_S,
                 pool_key=context.pool_key,
+                secrets=(token,),
                 max_bytes=SEARCH_BYTES if params else 64 * 1024,
             )
         except HttpError as error:

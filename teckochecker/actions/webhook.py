@@ -39,7 +39,8 @@ MIN_TIMEOUT_S, DEFAULT_TIMEOUT_S, MAX_TIMEOUT_S = 5, 30, 60
 _BODILESS: Final = frozenset({"GET", "DELETE"})
 _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _VISIBLE: Final = re.compile(r"[\x20-\x7e]+")
-_PLACEHOLDER: Final = re.compile(r"\{([A-Za-z0-9_.-]+)\}")
+_PLACEHOLDER: Final = re.compile(r"\{((?:check_)?data\.[^{}]+|[A-Za-z0-9_.-]+)\}")
+_LONG: Final = frozenset({"check_status", "check_message", "check_data"})  # as the body names them
 _OURS: Final = frozenset(
     {"webhook-id", "webhook-timestamp", "webhook-signature", "content-length", "host"}
 )
@@ -124,6 +125,7 @@ class Webhook:
                 content=body or None,
                 timeout_s=float(doc["webhook_timeout_seconds"]),
                 pool_key=context.pool_key,
+                secrets=context.secrets.values(),
             )
         except HttpError as error:
             raise WebhookError(str(error), error.fault, answer=error.answer) from error
@@ -174,8 +176,9 @@ def signature(secret: Secret, message_id: str, timestamp: int, body: bytes) -> s
 def query(templates: Mapping[str, str], event: Event) -> dict[str, str]:
     """The query with every placeholder filled in; encoding is left to who sends it.
 
-    `{job_id}`, `{job_name}`, `{status}`, `{message}`, `{event_id}` and `{data.path.to.value}`,
-    where a number is an index of a list. Objects and lists become JSON, what isn't there "".
+    The names are those of the body; `{status}`, `{message}` and `{data.path.to.value}` are short
+    for `{check_status}` and so on. Keys of a path may hold anything but dots and braces, a number
+    is an index of a list. Objects and lists become JSON, what isn't there "".
     """
 
     def filled(found: re.Match[str]) -> str:
@@ -272,16 +275,19 @@ def _origin(url: str, allowed: Allowed) -> str:
 
 def _at(path: str, event: Event) -> object:
     first, *rest = path.split(".")
-    if first == "data":
+    name = first.removeprefix("check_") if first in _LONG else first
+    if name == "data":
         return _within(event.data, rest)
     known = {
         "job_id": event.job_id,
         "job_name": event.job_name,
         "status": event.verdict.value,
         "message": event.message,
+        "timestamp": msgspec.to_builtins(event.occurred_at),  # written as in the body
+        "execution_time_ms": event.execution_time_ms,
         "event_id": event.id,
     }
-    return None if rest else known.get(first)
+    return None if rest else known.get(name)
 
 
 def _within(value: Any, path: Iterable[str]) -> object:

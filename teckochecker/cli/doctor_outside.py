@@ -19,6 +19,7 @@ from teckochecker.errors import HttpError, OutsideError
 if TYPE_CHECKING:
     from teckochecker.config import Settings
     from teckochecker.http import Http
+    from teckochecker.sandbox import Host
 
 Document = Mapping[str, Any]
 Runtime = Literal["python", "node"]
@@ -28,6 +29,7 @@ AT_ONCE: Final = 16
 MAX_SERVICES: Final = 64  # 4 rounds, half a minute where none of them answers
 PAGE: Final = 1000
 MAX_JOBS: Final = 20_000  # a second's worth of reading
+_METADATA: Final = "169.254.169.254"
 _RUNTIMES: Final[tuple[Runtime, ...]] = ("python", "node")
 _ADDRESSES: Final = ("openai_base_url", "keboola_stack_url", "webhook_url", "script_git_url")
 
@@ -60,6 +62,7 @@ def sandbox(settings: Settings, checks: Sequence[Document]) -> Iterator[Check]:
 
     lack: State = "bad" if checks else "note"
     yield _git([check for check in checks if check["script_git_url"]])
+    yield from _network(sum(check["network"] == "open" for check in checks))
     used = {check["script_runtime"] for check in checks}
     box = Sandbox(settings.docker, "doctor", partial(datetime.now, UTC), guest=True)
     missing = box.missing([one for one in _RUNTIMES if one in used or not used])
@@ -68,7 +71,7 @@ def sandbox(settings: Settings, checks: Sequence[Document]) -> Iterator[Check]:
             remedy = "start it, or set DOCKER_HOST; custom checks wait meanwhile"
             yield Check("engine", lack, one.message, remedy)
             return
-    yield Check("engine", "ok", f"Docker {box.host().version}")
+    yield _engine(box.host())
     lacking = {one.what: one.message for one in missing}
     for runtime in _RUNTIMES:
         if runtime in lacking:
@@ -76,8 +79,7 @@ def sandbox(settings: Settings, checks: Sequence[Document]) -> Iterator[Check]:
             yield Check(f"image of {runtime}", lack, lacking[runtime], remedy)
         elif runtime in used:
             yield Check(f"image of {runtime}", "ok", "is there")
-    if checks:
-        yield _memory(checks, settings.max_concurrent_checks, box.host().memory_bytes)
+    yield _memory(checks, settings.max_concurrent_checks, box.host().memory_bytes)
 
 
 def _git(users: Sequence[Document]) -> Check:
@@ -91,28 +93,35 @@ def _git(users: Sequence[Document]) -> Check:
     return Check("git", "ok", "is new enough")
 
 
-def _memory(checks: Sequence[Document], at_once: int, host_bytes: int) -> Check:
-    """Whether the checks that may run at once fit, should each take all that it may."""
-    limits_mb = sorted((int(one["resource_limits"]["memory_mb"]) for one in checks), reverse=True)
-    wanted_mb, host_mb = sum(limits_mb[:at_once]), host_bytes // (1024 * 1024)
-    number = min(at_once, len(limits_mb))
-    detail = f"{number} custom checks at once may take {wanted_mb} MB; the engine has {host_mb} MB"
+def _network(number: int) -> Iterator[Check]:
+    """A note on checks that reach a lot: nothing is wrong, but it has to be known."""
+    if number:
+        which = f"{number} active checks on an open network reach"
+        if number == 1:
+            which = "1 active check on an open network reaches"
+        detail = f"{which} what the engine's machine reaches, the metadata address {_METADATA} too"
+        remedy = "give checks that call nothing `--network none`"
+        yield Check("network", "note", detail, remedy)
+
+
+def _engine(host: Host) -> Check:
+    apparmor = "present" if host.apparmor else "absent"
+    calls = "used" if host.seccomp else "not used"
+    detail = f"Docker {host.version}, AppArmor {apparmor}, our filter of system calls {calls}"
+    return Check("engine", "ok", detail)
+
+
+def _memory(checks: Sequence[Document], places: int, host_bytes: int) -> Check:
+    """What the daemon warns of as `sandbox.overcommitted`, by the same sum of the same jobs."""
+    from teckochecker.sources.script_fields import memory_wanted_mb
+
+    wanted_mb, host_mb = memory_wanted_mb(checks, places), host_bytes // (1024 * 1024)
+    detail = f"{places} custom checks at once may take {wanted_mb} MB; the engine has {host_mb} MB"
     if wanted_mb <= host_mb:
         return Check("memory", "ok", detail)
-    fitting = _fitting(limits_mb, host_mb)
-    remedy = f"set MAX_CONCURRENT_CHECKS to {fitting}, or lower memory_mb of the largest"
-    return Check("memory", "warning", detail, remedy)
-
-
-def _fitting(limits_mb: Sequence[int], host_mb: int) -> int:
-    """How many of the largest fit; at least one has to run."""
-    number = taken_mb = 0
-    for limit_mb in limits_mb:
-        taken_mb += limit_mb
-        if taken_mb > host_mb:
-            break
-        number += 1
-    return max(number, 1)
+    fitting = max(1, host_mb * places // wanted_mb)  # at least one has to run
+    remedy = f"set MAX_CONCURRENT_CHECKS to {fitting}, or lower the largest memory_mb"
+    return Check("memory", "warning" if checks else "note", detail, remedy)
 
 
 # Services

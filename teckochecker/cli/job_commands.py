@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -204,7 +205,7 @@ def add_common(app: App, view: View) -> None:
         return code
 
     @command
-    def delete(job: JobName, /, *, yes: Yes = False) -> int:
+    def delete(job: JobName, /, *, yes: Yes = False, output: Output = "table") -> int:
         """Delete a job, its log and its deliveries.
 
         Example: teckochecker JOBS delete nightly --yes
@@ -213,7 +214,8 @@ def add_common(app: App, view: View) -> None:
         if not yes and not confirmed(f"Delete job {named(found)}, its log and its deliveries?"):
             return Exit.FAILURE
         call("DELETE", view.of(found["id"]))
-        say(f"Job {named(found)} deleted.")
+        told = {"id": found["id"], "name": found["name"], "deleted": True}
+        answer(json.dumps(told).encode(), output, lambda: say(f"Job {named(found)} deleted."))
         return Exit.OK
 
 

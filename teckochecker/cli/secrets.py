@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -89,7 +90,7 @@ def set_(secret: SecretName, /, *, value_file: ValueFile = None, output: Output 
 
 
 @app.command
-def delete(secret: SecretName, /, *, yes: Yes = False) -> int:
+def delete(secret: SecretName, /, *, yes: Yes = False, output: Output = "table") -> int:
     """Delete a secret that no job uses any more.
 
     Example: teckochecker secret delete openai-old --yes
@@ -98,7 +99,8 @@ def delete(secret: SecretName, /, *, yes: Yes = False) -> int:
     if not yes and not confirmed(f"Delete secret {_named(found)}?"):
         return Exit.FAILURE
     call("DELETE", f"/api/admin/secrets/{found['id']}")
-    say(f"Secret {_named(found)} deleted.")
+    told = {"id": found["id"], "name": found["name"], "deleted": True}
+    answer(json.dumps(told).encode(), output, lambda: say(f"Secret {_named(found)} deleted."))
     return Exit.OK
 
 

@@ -89,6 +89,11 @@ class Sandbox:
             warnings=() if ending.leftover is None else (ending.leftover,),
         )
 
+    @property
+    def containers(self) -> int:
+        """How many containers of this process live now: scripts and what prepares images."""
+        return self._runs.containers
+
     def remove_orphans(self) -> int:
         """Removes containers of this instance that no live run owns; others are not touched."""
         return self._runs.remove_orphans()

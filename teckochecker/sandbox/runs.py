@@ -83,6 +83,12 @@ class Runs:
         self._live: set[str] = set()
         self._starts = Turns()
 
+    @property
+    def containers(self) -> int:
+        """How many live now, those that are just being made or removed among them."""
+        with self._lock:
+            return len(self._live)
+
     def play(
         self, program: Program, stdout: Sink, stderr: Capture, checkpoint: Callable[[], None]
     ) -> Ending:

@@ -149,14 +149,14 @@ class _Target(NamedTuple):
 
 def _target(url: str, allowed: Allowed) -> _Target:
     """The URL, put together anew from what was checked, so that git reads it as we did."""
-    if re.match(r"https?://[^/]*@", url, re.IGNORECASE):
+    if re.match(r"http://", url, re.IGNORECASE):  # listing its host wouldn't help
+        raise InvalidInput("git repositories are fetched over https:// only")
+    if re.match(r"https://[^/]*@", url, re.IGNORECASE):
         raise InvalidInput(
             "the URL has a user or password: add them as a secret and name it as the git secret"
         )
     parsed = addresses.parse_url(url, allowed)
     path, query = urlsplit(url).path, urlsplit(url).query
-    if parsed.scheme != "https":
-        raise InvalidInput("git repositories are fetched over https:// only")
     if query or not _URL_PATH.fullmatch(path):
         raise InvalidInput("the URL isn't of the form https://host/path/of/repository.git")
     return _Target(parsed.host, parsed.port, parsed.origin, parsed.origin + path)

@@ -131,6 +131,7 @@ class OpenAI:
             timeout_s=REQUEST_TIMEOUT_S,
             connect_timeout_s=CONNECT_TIMEOUT_S,
             pool_key=pool_key,
+            secrets=(secret,),
         )
 
     def _url(self, text: str) -> str:

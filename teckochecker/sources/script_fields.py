@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -79,6 +79,16 @@ def parsed(fields: Fields, allowed: Allowed, cpus: int) -> Parsed:
     mentions = fields.mentions("env_vars", (env_vars or {}).values())
     refs: tuple[SecretRef, ...] = (*mentions, *((token,) if token else ()))
     return Parsed(part=Part(kind=SANDBOXED, doc=doc), secrets=refs)
+
+
+def memory_wanted_mb(docs: Iterable[Document], places: int) -> int:
+    """What checks of these documents may take when all `places` are full.
+
+    Each is counted as the largest there is, and as the default at least: any job may run in
+    every place one day, and the next one to be added brings the default.
+    """
+    limits_mb = [int(doc["resource_limits"]["memory_mb"]) for doc in docs]
+    return places * max([DEFAULT_MEMORY_MB, *limits_mb])
 
 
 def inline_text(fields: Fields) -> str | None:

@@ -13,6 +13,7 @@ from teckochecker.domain import (
     MAX_ID,
     OPEN,
     SANDBOXED,
+    SEARCHABLE,
     Document,
     Entry,
     Job,
@@ -26,7 +27,7 @@ from teckochecker.domain import (
     Status,
     Value,
 )
-from teckochecker.errors import JobNotFound, NameTaken
+from teckochecker.errors import JobNotFound, NameTaken, WrongState
 from teckochecker.lifecycle import Change, held_back
 from teckochecker.store import models, rows, secrets
 from teckochecker.store.database import Database
@@ -180,6 +181,7 @@ class Jobs:
             job_id = id_of(db, wanted)
             view = _view(db, job_id)
             new = draft(view)
+            _refuse_moved(db, view.job, new)
             if view.job.status in OPEN:
                 refuse_taken(db, new.name, job_id)
             linked = {role: secret_id for role, (secret_id, _) in view.secrets.items()}
@@ -249,7 +251,9 @@ def id_of(db: Any, wanted: int | str) -> JobId:
 
 
 def _missing(wanted: int | str) -> JobNotFound:
-    return JobNotFound(f"Job {wanted!r} doesn't exist: `job list` shows those that do.")
+    return JobNotFound(
+        f"Job {wanted!r} doesn't exist: `teckochecker job list --kind all` shows those that do."
+    )
 
 
 def _view(db: Any, job_id: JobId) -> JobView:
@@ -275,6 +279,21 @@ def refuse_taken(db: Any, name: str, mine: JobId | None) -> None:
         raise NameTaken(
             f"Job {row[0]} that hasn't ended is named {name!r}: choose another name, "
             f"or delete that job."
+        )
+
+
+def _refuse_moved(db: Any, job: Job, new: JobDraft) -> None:
+    """Where an attempt may have started something, it is looked for: that place must stay."""
+    cursor = db.execute_sql(
+        "SELECT action FROM deliveries WHERE event_id = ? "
+        "AND (state = 'sending' OR state = 'pending' AND doubt <> 'none')",
+        (job.event_id,),
+    )
+    doubtful = SEARCHABLE & {action for (action,) in cursor}
+    if any(part.kind in doubtful and part not in new.actions for part in job.actions):
+        raise WrongState(
+            f"An attempt of job {job.id} may have started something where it points now, which is "
+            f"being looked for: change that once `job deliveries {job.id}` shows how it ended."
         )
 
 

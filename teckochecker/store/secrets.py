@@ -23,6 +23,7 @@ from teckochecker.domain import (
 from teckochecker.errors import (
     FieldError,
     InUse,
+    InvalidInput,
     NameTaken,
     SecretNotFound,
     SecretUnknown,
@@ -130,16 +131,19 @@ def resolve(
 ) -> dict[str, SecretId]:
     """The ids of the secrets that a document mentions; every unknown or unfit one is named.
 
+    SecretUnknown when one doesn't exist, InvalidInput when those that are wrong only are unfit.
     Mentions that aren't fresh keep the secret they are `linked` to, if it is still there.
     """
     found: dict[str, SecretId] = {}
     faults: list[FieldError] = []
+    kind = InvalidInput
     for ref in refs:
         if not ref.fresh:
             found |= {ref.role: linked[ref.role]} if ref.role in linked else {}
             continue
         row = _lookup(db, ref.wanted)
         if row is None:
+            kind = SecretUnknown
             faults.append(
                 FieldError(
                     ref.field,
@@ -154,7 +158,7 @@ def resolve(
             found[ref.role] = SecretId(row.id)
     if faults:
         message = "; ".join(f"{fault.field} {fault.message}" for fault in faults)
-        raise SecretUnknown(message, tuple(faults))
+        raise kind(message, tuple(faults))
     return found
 
 

@@ -180,7 +180,7 @@ class Feed:
 
     def _pulse(self) -> None:
         app = self._app
-        found = health(app.pulse, app.now()).document
+        found = health(app.pulse, app.now(), containers=app.sandbox.containers).document
         checking = sorted([*app.pulse.jobs, *app.pulse.scripts])[:MAX_CHECKING]
         steady = {name: value for name, value in found.items() if name not in _VOLATILE}
         deliveries = len(app.pulse.deliveries)

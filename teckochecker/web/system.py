@@ -28,7 +28,7 @@ def system(app: App) -> Blueprint:
     @document_response(schemas.HealthDocument, 503)
     async def health_() -> Response:
         """How the daemon is; open to everybody, and 503 when nothing gets done."""
-        found = health(app.pulse, app.now())
+        found = health(app.pulse, app.now(), containers=app.sandbox.containers)
         return wire.encode(found.document, 503 if found.word == "failing" else 200)
 
     @routes.get("/api/stats")
@@ -96,7 +96,7 @@ def _set_gauges(app: App, totals: Totals) -> None:
     metrics, pulse = app.metrics, app.pulse
     metrics.oldest_due.set(pulse.oldest_due_s(app.now()))
     metrics.in_flight.set(pulse.checks_in_flight)
-    metrics.containers.set(len(pulse.scripts))
+    metrics.containers.set(app.sandbox.containers)
     metrics.script_storage.set(pulse.script_bytes)
     for kind in app.sources:
         running = len(pulse.scripts if kind == SANDBOXED else pulse.jobs)

@@ -161,7 +161,7 @@ function actionFields(job, secrets, keboolaFirst) {
   ];
   const webhookMore = [
     pairs("webhook_headers", "Headers", "A value may hold a secret: Bearer secret_ref:name.", job.webhook_headers, { secrets }),
-    pairs("webhook_query_params", "Query", "Values may hold {job_id}, {job_name}, {status}, {message} and {data.path}.", job.webhook_query_params),
+    pairs("webhook_query_params", "Query", "Values may hold {job_id}, {job_name}, {status}, {message}, {data.path}, {timestamp} and {event_id}.", job.webhook_query_params),
     secret("webhook_signing_secret", "Signing secret", "Signs each call by Standard Webhooks.", job.webhook_signing_secret_name, "generic", secrets),
     numeric("webhook_timeout_seconds", "Time limit", "Seconds, 5 to 60.", job.webhook_timeout_seconds, { placeholder: "30" }),
   ];
