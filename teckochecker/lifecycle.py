@@ -41,9 +41,7 @@ _SOURCE_SECRETS: Final = frozenset(
     {"openai_secret", "openai_secret_id", "script_git_secret", "script_git_secret_id"}
 )
 PERMANENT: Final = frozenset({Fault.CREDENTIALS, Fault.NOT_FOUND})
-ACCOUNT_FAULTS: Final = frozenset(
-    {Fault.RATE_LIMITED, Fault.QUOTA}
-)  # told of every job of a secret
+ACCOUNT_FAULTS: Final = frozenset({Fault.RATE_LIMITED, Fault.QUOTA})  # not of one job alone
 
 
 class Change(Value, frozen=True, kw_only=True):
