@@ -613,14 +613,17 @@ async def test_four_uploads_are_held_at_a_time_and_the_others_wait(
     answered: list[int] = []
 
     async def upload(length: bytes = b"5") -> None:
-        body = iter([{"type": "http.request", "body": b"x", "more_body": True}])
+        pieces = iter((b"x", b""))
 
         async def receive() -> Any:
-            if (begun := next(body, None)) is not None:
+            piece = next(pieces, None)
+            if piece is None:
+                await trio.sleep_forever()  # the client stays
+            elif piece:
                 asked[0] += 1
-                return begun
-            await more.wait()
-            return {"type": "http.request", "body": b"", "more_body": False}
+            else:
+                await more.wait()
+            return {"type": "http.request", "body": piece, "more_body": bool(piece)}
 
         async def send(message: Any) -> None:
             if message["type"] == "http.response.start":
