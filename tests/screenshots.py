@@ -27,6 +27,7 @@ from teckochecker.domain import (
     Finding,
     JobDraft,
     JobId,
+    Page,
     Receipt,
     Secret,
     SecretType,
@@ -133,7 +134,8 @@ class History:
     def sent(self, job_id: int, ago: timedelta, outcome: Sent | OutsideError) -> None:
         at = self._end - ago
         deliveries = self._app.store.deliveries
-        delivery_id = self._app.store.jobs.view(job_id).deliveries[0].id
+        views, _ = deliveries.page(job_id, Page(limit=10, offset=0))  # newest first
+        delivery_id = views[-1].delivery.id
         assert deliveries.begin(delivery_id, at) is not None
         decide = partial(
             outbox.attempted,
