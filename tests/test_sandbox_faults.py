@@ -146,8 +146,8 @@ def test_who_no_longer_waits_for_a_turn_keeps_nobody_from_it() -> None:
     def cancelled() -> None:
         raise KeyboardInterrupt
 
-    with turns.turn(1, lambda: None), pytest.raises(KeyboardInterrupt):
-        turns._take(1, cancelled)
+    with turns.turn(1, lambda: None), pytest.raises(KeyboardInterrupt), turns.turn(1, cancelled):
+        raise AssertionError("there was no place")
     with turns.turn(1, lambda: None):
         pass
 

@@ -6,9 +6,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
 
-LOOK_EVERY_S: Final = 0.25  # how long it may go unnoticed that nobody wants a turn any more
+from teckochecker.sandbox.stream import TICK_S
 
 
 class Turns:
@@ -34,7 +33,7 @@ class Turns:
             self._waiting.append(me)
             try:
                 while self._taken >= places or self._waiting[0] is not me:
-                    self._condition.wait(LOOK_EVERY_S)
+                    self._condition.wait(TICK_S)
                     checkpoint()
                 self._taken += 1
             finally:
